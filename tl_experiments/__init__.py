@@ -1,0 +1,29 @@
+"""Config-driven transfer learning experiments: which backbone, what to freeze, and does transfer help at all?"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tl_experiments.analysis import compare
+    from tl_experiments.config import compose
+    from tl_experiments.records import RunRecord
+    from tl_experiments.training import run
+
+__version__ = "0.1.0"
+__all__ = ["RunRecord", "__version__", "compare", "compose", "run"]
+
+_HOME = {
+    "RunRecord": "tl_experiments.records",
+    "compare": "tl_experiments.analysis",
+    "compose": "tl_experiments.config",
+    "run": "tl_experiments.training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load on first use (PEP 562): ``import tl_experiments`` must not import torch."""
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

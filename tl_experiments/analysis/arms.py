@@ -1,0 +1,175 @@
+"""What is compared with what: arms, the trials of an arm, and the choice of one trial on val.
+
+Nothing here reads a test metric; a choice that did would make the reported number too good.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from tl_experiments.errors import UserError
+from tl_experiments.records import RunRecord
+
+CONTROL = "from_scratch"
+MIN_SEEDS = 3  # below this many shared seeds nothing is called better
+
+# Keys that change no result, or that vary by design: the seed over the runs of a trial, the root by the data's
+# fingerprint, which stands for it on every machine.
+NOT_A_TRIAL = frozenset(
+    {
+        "seed",
+        "executor",
+        "tracker",
+        "name",
+        "output_dir",
+        "print_layout",
+        "retry_failed",
+        "debug",
+        "trainer.num_workers",
+        "trainer.eval_batch_size",
+        "dataset.root",
+        "dataset.preload_max_bytes",
+    }
+)
+
+
+@dataclass(frozen=True, order=True)
+class Arm:
+    """One row of the comparison: the four short texts of ``RunRecord.arm``."""
+
+    dataset: str
+    backbone: str
+    head: str
+    freeze_strategy: str
+
+
+@dataclass(frozen=True)
+class ArmRuns:
+    """An arm with the trial that val chose.
+
+    Args:
+        arm: The labels.
+        trials: Trial key -> its runs, in order of seed.
+        chosen: Key of the chosen trial.
+    """
+
+    arm: Arm
+    trials: Mapping[str, tuple[RunRecord, ...]]
+    chosen: str
+
+    @property
+    def runs(self) -> tuple[RunRecord, ...]:
+        """Runs of the chosen trial, in order of seed."""
+        return self.trials[self.chosen]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the chosen trial."""
+        return tuple(run.seed for run in self.runs)
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the arm is ``from_scratch``, against which transfer is measured."""
+        return bool(self.runs[0].config["freeze_strategy"]["name"] == CONTROL)
+
+    @property
+    def pairing(self) -> tuple[str, str, str]:
+        """Dataset, name of the architecture and head: arms that share it differ in weights and freezing only."""
+        return self.arm.dataset, str(self.runs[0].config["backbone"]["name"]), self.arm.head
+
+    def by_seed(self, split: str, metric: str) -> dict[int, float]:
+        """Seed -> metric, of the chosen trial."""
+        return {run.seed: run.metrics[split][metric] for run in self.runs}
+
+    def mean(self, split: str, metric: str) -> float:
+        """Mean over the seeds of the chosen trial."""
+        return fmean(self.by_seed(split, metric).values())
+
+
+def flat_settings(config: Mapping[str, Any]) -> dict[str, str]:
+    """Dotted key -> value as JSON, of everything in a config that changes the result, save the seed."""
+    settings: dict[str, str] = {}
+
+    def walk(node: Mapping[str, Any], prefix: str) -> None:
+        for key, value in node.items():
+            path = f"{prefix}{key}"
+            if path in NOT_A_TRIAL:
+                continue
+            if isinstance(value, Mapping):
+                walk(value, f"{path}.")
+            else:
+                # 3 and 3.0 are one setting: which of them is stored depends on how it was typed.
+                whole = isinstance(value, float) and value.is_integer()
+                settings[path] = json.dumps(int(value) if whole else value)
+
+    walk(config, "")
+    return settings
+
+
+def trial_key(record: RunRecord) -> str:
+    """Canonical JSON of the settings that make a trial: runs of an arm with equal keys differ in the seed only."""
+    return json.dumps(flat_settings(record.config), sort_keys=True)
+
+
+def val_rank(runs: Iterable[RunRecord]) -> tuple[float, float]:
+    """Sort key, best first: mean val accuracy, then mean val NLL; rounded, so that summing order breaks no tie."""
+    val = [run.metrics["val"] for run in runs]
+    return -round(fmean(m["accuracy"] for m in val), 12), round(fmean(m["nll"] for m in val), 12)
+
+
+def choose_trial(trials: Mapping[str, Sequence[RunRecord]]) -> str:
+    """Key of the trial with the best mean val accuracy among those that ran the most seeds.
+
+    A trial that lost a seed is not chosen over a complete one: its mean is over easier or fewer runs.
+    Ties go to the lower mean val NLL, then to the smaller key.
+    """
+    most = max(len(runs) for runs in trials.values())
+    complete = [key for key, runs in trials.items() if len(runs) == most]
+    return min(complete, key=lambda key: (*val_rank(trials[key]), key))
+
+
+def group_arms(records: Iterable[RunRecord]) -> tuple[ArmRuns, ...]:
+    """Group runs into arms and choose a trial for each, ordered by dataset and within it by val, best first.
+
+    Arms with fewer than 3 seeds stand behind those that have them. Of two runs of one arm, trial and seed the first
+    counts.
+
+    Raises:
+        UserError: Runs of one dataset saw different data.
+    """
+    grouped: dict[Arm, dict[str, dict[int, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
+    first_on: dict[str, RunRecord] = {}
+    for record in records:
+        _check_fingerprint(first_on.setdefault(record.arm["dataset"], record), record)
+        arm = Arm(**{key: record.arm[key] for key in ("dataset", "backbone", "head", "freeze_strategy")})
+        grouped[arm][trial_key(record)].setdefault(record.seed, record)
+    arms = []
+    for arm, by_key in grouped.items():
+        trials = {key: tuple(runs[seed] for seed in sorted(runs)) for key, runs in sorted(by_key.items())}
+        arms.append(ArmRuns(arm, trials, choose_trial(trials)))
+    return tuple(sorted(arms, key=_rank))
+
+
+def control_of(arm: ArmRuns, arms: Sequence[ArmRuns]) -> ArmRuns | None:
+    """The ``from_scratch`` arm of the same dataset, architecture and head; of several, the best on val."""
+    controls = [other for other in arms if other.is_control and other.pairing == arm.pairing]
+    return min(controls, key=_rank, default=None)
+
+
+def _rank(runs: ArmRuns) -> tuple[str, bool, float, float, Arm]:
+    return runs.arm.dataset, len(runs.seeds) < MIN_SEEDS, *val_rank(runs.runs), runs.arm
+
+
+def _check_fingerprint(first: RunRecord, other: RunRecord) -> None:
+    one, two = first.data["fingerprint"], other.data["fingerprint"]
+    if one != two:
+        raise UserError(
+            f"dataset {first.arm['dataset']}",
+            f"job {first.job_id} saw data {one}, job {other.job_id} saw data {two}; expected one fingerprint",
+            "compare runs over the same data: run the older ones again, or give their folders apart",
+        )

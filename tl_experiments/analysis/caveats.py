@@ -1,0 +1,51 @@
+"""What weakens a comparison, each in one sentence that names the arms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from tl_experiments.analysis.arms import CONTROL, Arm, ArmRuns
+from tl_experiments.analysis.comparison import LostJob
+from tl_experiments.analysis.wording import listed, plural
+
+
+def budget_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str]:
+    """Arms of one dataset that differ in trials, epochs or seeds: the one with more had more chances."""
+    measures: dict[str, Callable[[ArmRuns], int]] = {
+        "trial": lambda arm: len(arm.trials),
+        "epoch": lambda arm: int(arm.runs[0].config["trainer"]["max_epochs"]),
+        "seed": lambda arm: len(arm.seeds),
+    }
+    warnings = []
+    for noun, measure in measures.items():
+        by_value: dict[int, list[str]] = {}
+        for arm in arms:
+            by_value.setdefault(measure(arm), []).append(names[arm.arm])
+        if len(by_value) > 1:
+            groups = [f"{plural(value, noun)} for {listed(by_value[value])}" for value in sorted(by_value)]
+            warnings.append(f"Unequal budgets: {'; '.join(groups)}.")
+    return warnings
+
+
+def rising_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str]:
+    """Control arms that more than half of their runs ended while still improving: the gain is overstated."""
+    warnings = []
+    for arm in arms:
+        rising = sum(run.still_rising for run in arm.runs)
+        if arm.is_control and 2 * rising > len(arm.runs):
+            name = names[arm.arm]
+            warnings.append(
+                f"{name} was still rising in {rising} of {plural(len(arm.runs), 'run')}: "
+                f"more trainer.max_epochs may shrink the gain over {CONTROL}."
+            )
+    return warnings
+
+
+def lost_warning(jobs: Sequence[LostJob]) -> list[str]:
+    """How many jobs are in no mean, by state."""
+    if not jobs:
+        return []
+    states = Counter(job.state for job in jobs)
+    counted = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+    return [f"{plural(len(jobs), 'job')} not in the table: {counted}."]

@@ -1,0 +1,54 @@
+"""Which settings tell the trials apart, under the shortest names that are not ambiguous."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from tl_experiments.analysis.arms import Arm, ArmRuns
+
+# The row's own labels speak for these groups, unless one of their keys varies within an arm.
+_LABELLED = ("backbone.", "head.", "dataset.", "freeze_strategy.")
+_ABSENT = ""
+
+
+def chosen_settings(arms: Sequence[ArmRuns]) -> dict[Arm, dict[str, str]]:
+    """Arm -> the chosen trial's settings, those only that differ between trials; ``{"lr_factor": "3"}``."""
+    shown = {
+        key
+        for key in _varying([trial for arm in arms for trial in _settings(arm)])
+        if not key.startswith(_LABELLED)
+    }
+    keys = {arm.arm: sorted(shown | _varying(_settings(arm))) for arm in arms}
+    names = short_names({key for each in keys.values() for key in each})
+    chosen = {}
+    for arm in arms:
+        settings: dict[str, str] = json.loads(arm.chosen)
+        chosen[arm.arm] = {names[key]: _readable(settings[key]) for key in keys[arm.arm] if key in settings}
+    return chosen
+
+
+def short_names(keys: Iterable[str]) -> dict[str, str]:
+    """Dotted key -> its last part, its group where that is ``name``, or the whole key where two would be equal."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        group, _, leaf = key.rpartition(".")
+        by_name[group if leaf == "name" and group else leaf].append(key)
+    return {key: name if len(same) == 1 else key for name, same in by_name.items() for key in same}
+
+
+def _settings(arm: ArmRuns) -> list[dict[str, str]]:
+    return [json.loads(key) for key in arm.trials]
+
+
+def _varying(trials: Sequence[Mapping[str, str]]) -> set[str]:
+    values: dict[str, set[str]] = defaultdict(set)
+    for key in {key for trial in trials for key in trial}:
+        values[key] = {trial.get(key, _ABSENT) for trial in trials}
+    return {key for key, seen in values.items() if len(seen) > 1}
+
+
+def _readable(value: str) -> str:
+    parsed = json.loads(value)
+    return parsed if isinstance(parsed, str) else value

@@ -1,0 +1,100 @@
+"""Which arm to take, and what the test says about it.
+
+The arm is chosen on val. One primary test, named, says how it compares: the paired t-test over seeds on test accuracy,
+two-sided, corrected by Holm (1979) over the comparisons of the chosen arm with each other arm of the dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tl_experiments.analysis.arms import MIN_SEEDS, Arm, ArmRuns, control_of
+from tl_experiments.analysis.statistics import Estimate, holm, paired_test
+
+PRIMARY_TEST = "paired t-test over seeds on test accuracy, two-sided, Holm-corrected"
+SIGNIFICANCE = 0.05
+
+Outcome = Literal["better", "worse", "not distinguishable", "too few seeds"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contrast:
+    """The chosen arm against one other.
+
+    Args:
+        other: The other arm.
+        difference: Test accuracy of the chosen arm less the other's, paired by seed; its interval is not corrected.
+            Null where they share no seed.
+        p_value: Of the primary test, corrected, in [0, 1]; null where fewer than 3 seeds are shared.
+        outcome: What may be said of the chosen arm.
+    """
+
+    other: Arm
+    difference: Estimate | None
+    p_value: float | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The verdict on one dataset as data; ``sentence.py`` puts it into words.
+
+    Args:
+        recommended: The arm with the best mean val accuracy.
+        is_control: Whether that is ``from_scratch``.
+        control: The ``from_scratch`` arm that the recommended one is measured against, if it was run.
+        test_accuracy: Of the recommended arm over its seeds.
+        contrasts: Against each other arm, in the order of the table.
+    """
+
+    recommended: Arm
+    is_control: bool
+    control: Arm | None
+    test_accuracy: Estimate
+    contrasts: tuple[Contrast, ...]
+
+
+def decide(arms: Sequence[ArmRuns], test_accuracy: Estimate) -> Decision:
+    """Judge the arms of one dataset.
+
+    Args:
+        arms: Best on val first, as ``group_arms`` returns them.
+        test_accuracy: Of the first arm.
+    """
+    best, *others = arms
+    control = control_of(best, arms)
+    return Decision(
+        recommended=best.arm,
+        is_control=best.is_control,
+        control=None if control is None or best.is_control else control.arm,
+        test_accuracy=test_accuracy,
+        contrasts=_contrasts(best, others),
+    )
+
+
+def _contrasts(best: ArmRuns, others: Sequence[ArmRuns]) -> tuple[Contrast, ...]:
+    mine = best.by_seed("test", "accuracy")
+    tests = [paired_test(mine, other.by_seed("test", "accuracy")) for other in others]
+    # Only comparisons that can be tested enter the family: the others take part in no decision.
+    tested = {
+        index: test.p_value
+        for index, test in enumerate(tests)
+        if test is not None and test.p_value is not None and test.difference.n >= MIN_SEEDS
+    }
+    corrected = dict(zip(tested, holm(list(tested.values())), strict=True))
+    contrasts = []
+    for index, (other, test) in enumerate(zip(others, tests, strict=True)):
+        difference, p_value = (None if test is None else test.difference), corrected.get(index)
+        outcome = _outcome(difference, p_value)
+        contrasts.append(Contrast(other=other.arm, difference=difference, p_value=p_value, outcome=outcome))
+    return tuple(contrasts)
+
+
+def _outcome(difference: Estimate | None, p_value: float | None) -> Outcome:
+    if difference is None or p_value is None:
+        return "too few seeds"
+    if p_value >= SIGNIFICANCE:
+        return "not distinguishable"
+    return "better" if difference.mean > 0 else "worse"

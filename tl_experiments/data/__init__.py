@@ -1,0 +1,1 @@
+"""From a dataset's config to batches: ``sources`` -> ``splits`` -> ``transforms`` -> ``datamodule``."""

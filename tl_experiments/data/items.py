@@ -1,0 +1,75 @@
+"""What every dataset is, before splits and transforms: named items with labels, and a way to load one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One labelled image.
+
+    Args:
+        id: Unique within its source and the same on every machine: a path relative to the root, or ``digits/17``.
+        label: Position in the source's ``classes``.
+        split: The split it comes in, or None where the source is not split.
+    """
+
+    id: str
+    label: int
+    split: Split | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as it stands, in an order that does not change from run to run.
+
+    Args:
+        classes: Class names; a label is a position in this tuple.
+        items: All images. An item's position here is its ``index`` everywhere else.
+        load: Position of an item -> its image, mode RGB. Raises DataError where the image cannot be decoded.
+        fingerprint: sha256 over class names, item ids, labels and contents.
+        notes: What a reader of the results must know about the source.
+    """
+
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    load: Callable[[int], Image.Image]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+
+def fingerprint(*parts: Iterable[str | bytes]) -> str:
+    """sha256 over sequences of text or bytes, as hexadecimal digits.
+
+    Each entry goes in with its length and each sequence with its end, so that ``["ab"]`` and ``["a", "b"]`` differ.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        for entry in part:
+            # file names that are not UTF-8 reach us with surrogates
+            data = entry if isinstance(entry, bytes) else entry.encode("utf-8", "surrogateescape")
+            digest.update(len(data).to_bytes(8, "little"))
+            digest.update(data)
+        digest.update(b"\xff" * 8)
+    return digest.hexdigest()
+
+
+def source_fingerprint(classes: Iterable[str], items: Sequence[Item], contents: Iterable[str | bytes]) -> str:
+    """The fingerprint of a source; ``contents`` holds each item's bytes, or a digest of them, in order."""
+    return fingerprint(classes, (item.id for item in items), (str(item.label) for item in items), contents)
+
+
+def grey_image(images: NDArray[np.uint8], index: int) -> Image.Image:
+    """One of ``images``, uint8 ``(n, height, width)``, as RGB."""
+    return Image.fromarray(images[index]).convert("RGB")

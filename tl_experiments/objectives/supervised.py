@@ -1,0 +1,32 @@
+"""Cross-entropy on labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tl_experiments.config.schema import Supervised
+from tl_experiments.types import Batch, Objective
+
+
+@dataclass(frozen=True)
+class SupervisedObjective:
+    """Cross-entropy with label smoothing (Szegedy et al., 2016).
+
+    Args:
+        label_smoothing: Share of the target spread evenly over all classes, in [0, 1).
+    """
+
+    label_smoothing: float
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Mean loss of a batch, a scalar in float32."""
+        logits = model(batch["image"]).float()
+        return functional.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
+
+
+def build_objective(cfg: Supervised) -> Objective:
+    """The objective of a config."""
+    return SupervisedObjective(cfg.label_smoothing)

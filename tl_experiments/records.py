@@ -1,0 +1,113 @@
+"""What a run leaves behind. Standard library only: records are read where torch is not installed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tl_experiments.errors import UserError
+
+SCHEMA_VERSION = 1
+RECORD_FILE = "record.json"
+
+
+def write_atomically(path: Path, content: bytes | str) -> Path:
+    """Write a file whole or not at all: a reader sees the old file or the new one, also after a crash.
+
+    The temporary file stands in the same folder, so that a full ``$TMPDIR`` or another disk cannot matter.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One finished run.
+
+    Args:
+        job_id: Hash of everything in the config that changes the result.
+        config: The whole config as plain values.
+        arm: What is compared: ``dataset``, ``backbone``, ``head``, ``freeze_strategy``, each as a short text.
+        seed: Seed of head, data order and label subset.
+        classes: Class names in label order.
+        data: ``fingerprint``, ``sizes`` (images a split), ``labels_spent`` (train + val), ``notes``.
+        metrics: Split (``val``, ``test``) -> metric (``accuracy``, ``macro_f1``, ``nll``) -> value. Val selected the
+            epoch; test was read once, after that.
+        best_step: Optimizer step of the weights that were kept (0: before the last phase's first step).
+        phases: Per phase: ``first_step``, ``steps``, ``trained_parameters``, ``learning_rates``.
+        trained_parameters: Elements of the parameters that trained in any phase.
+        total_parameters: Elements of all parameters.
+        learning_rate: Base learning rate, after the strategy's rule and ``optimizer.lr_factor``.
+        weights: Where the backbone's weights came from: ``source``, ``sha256``, and tensors ``matched``.
+        still_rising: Whether val accuracy was still at a new best in the last quarter of the epochs.
+        wall_clock_s: Seconds from the start of the run to its record.
+        pretraining_s: Seconds of own pretraining behind the weights, 0 for weights that came from elsewhere.
+        peak_memory_bytes: Peak of device memory on a GPU, of the process's resident memory on a CPU.
+        environment: Versions, processor, device, precision and threads that ran it.
+        notes: What was handled on the way, in whole sentences.
+    """
+
+    job_id: str
+    config: Mapping[str, Any]
+    arm: Mapping[str, str]
+    seed: int
+    classes: tuple[str, ...]
+    data: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, float]]
+    best_step: int
+    phases: tuple[Mapping[str, Any], ...]
+    trained_parameters: int
+    total_parameters: int
+    learning_rate: float
+    weights: Mapping[str, Any]
+    still_rising: bool
+    wall_clock_s: float
+    pretraining_s: float
+    peak_memory_bytes: int
+    environment: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    schema_version: int = SCHEMA_VERSION
+
+    def write(self, folder: Path) -> Path:
+        """Write ``record.json`` into ``folder``, atomically; the presence of the file means that the run is done."""
+        text = json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False)
+        return write_atomically(folder / RECORD_FILE, text + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> RunRecord:
+        """Read the record of a run's folder.
+
+        Raises:
+            UserError: The file is missing, damaged, or of another schema version.
+        """
+        path = folder / RECORD_FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            version = content["schema_version"]
+            if version != SCHEMA_VERSION:
+                raise UserError(
+                    str(path),
+                    f"schema version {version}, expected {SCHEMA_VERSION}",
+                    "read it with the version of tl_experiments that wrote it",
+                )
+            sequences = {key: tuple(content[key]) for key in ("classes", "phases", "notes")}
+            return cls(**{**content, **sequences})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(str(path), f"no readable record ({error})", "run the job again, or remove its folder") from None

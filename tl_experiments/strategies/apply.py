@@ -1,0 +1,80 @@
+"""The one place that applies a phase to a model: gradients, modes, parameter groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from tl_experiments.types import Block, ModelLayout, Phase
+
+
+def set_requires_grad(model: nn.Module, phase: Phase) -> None:
+    """Exactly the parameters that the phase names get gradients."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in phase.lr_multiplier)
+        parameter.grad = None
+
+
+def modules_held_in_eval(model: nn.Module, layout: ModelLayout, phase: Phase) -> list[nn.Module]:
+    """The modules that must stay in eval mode whatever mode the model is put in.
+
+    Frozen means frozen: a block that trains nothing neither updates statistics nor drops units. In a block that trains,
+    modules with running statistics follow ``phase.norm_stats``, and all others follow the model.
+    """
+    trained = {block.name for block in (*layout.blocks, layout.head) if phase.lr_multiplier.keys() & block.parameters.keys()}
+    held = []
+    for module, block in _block_of_each_leaf(model, layout):
+        frozen = block is None or block.name not in trained
+        if frozen or (phase.norm_stats == "frozen" and _has_running_statistics(module)):
+            held.append(module)
+    return held
+
+
+def _block_of_each_leaf(model: nn.Module, layout: ModelLayout) -> list[tuple[nn.Module, Block | None]]:
+    """Each leaf module with the block it works in.
+
+    A module with parameters belongs to their block. One without (dropout, pooling) belongs to the block of the
+    innermost enclosing module whose parameters all lie in one block; failing that, to the block of the last parameter
+    registered before it, which in timm's models is the layer that feeds it.
+    """
+    block_of = {name: block for block in (*layout.blocks, layout.head) for name in block.parameters}
+    found: list[tuple[nn.Module, Block | None]] = []
+    last: Block | None = None
+
+    def visit(module: nn.Module, prefix: str, enclosing: Block | None) -> None:
+        nonlocal last
+        blocks = {block_of[f"{prefix}{name}"].name: block_of[f"{prefix}{name}"] for name, _ in module.named_parameters()}
+        own = next(iter(blocks.values())) if len(blocks) == 1 else None
+        inside = own or (enclosing if not blocks else None)
+        for name, _ in module.named_parameters(recurse=False):
+            last = block_of[f"{prefix}{name}"]
+        children = list(module.named_children())
+        if not children:
+            found.append((module, inside or last))
+        for name, child in children:
+            visit(child, f"{prefix}{name}.", inside)
+
+    visit(model, "", None)
+    return found
+
+
+def _has_running_statistics(module: nn.Module) -> bool:
+    return getattr(module, "running_mean", None) is not None
+
+
+def param_groups(model: nn.Module, phase: Phase, lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups, one per (learning rate, weight decay), each with its own ``lr`` written out.
+
+    Args:
+        model: The model; parameters that ``phase`` does not name are left out.
+        phase: Names and multipliers.
+        lr: Base learning rate.
+        weight_decay: For tensors of two dimensions or more; norms and biases are not decayed.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if name in phase.lr_multiplier:
+            decay = weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((lr * phase.lr_multiplier[name], decay), []).append(parameter)
+    return [{"params": params, "lr": rate, "weight_decay": decay} for (rate, decay), params in groups.items()]

@@ -1,0 +1,115 @@
+"""From swept overrides to jobs: the product of the choices, then one composition per distinct choice of groups."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+
+from tl_experiments.config.compose import conf_dir, resolve, translate, unknown_key
+from tl_experiments.errors import ConfigError
+
+
+def expand(loader: ConfigLoader, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
+    """Every combination of the swept values, as lists of overrides.
+
+    Args:
+        loader: Hydra's loader; it knows the choices that a glob stands for.
+        params: Sweeps of an experiment file; an argument of the same key replaces one.
+        arguments: Overrides of the command line.
+    """
+    parser = OverridesParser.create(config_loader=loader)
+    by_key: dict[str, list[str]] = {}
+    for override in parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *arguments]):
+        key = override.get_key_element()
+        if not override.is_sweep_override():
+            by_key[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif override.is_discrete_sweep():
+            by_key[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            raise ConfigError(key, "an interval has no end of values", f"list them: {key}=0.1,1,10")
+    return [list(combination) for combination in itertools.product(*by_key.values())]
+
+
+def compose_jobs(
+    loader: ConfigLoader, verb: str, hydra_overrides: Sequence[str], jobs: Sequence[Sequence[str]]
+) -> list[tuple[list[str], dict[str, Any]]]:
+    """Compose each job into (its overrides, plain values): one Hydra composition per distinct choice of groups.
+
+    Overrides of plain values are written into a copy. One whose key the job's choices do not have (``freeze_strategy.n``
+    under ``full``) is left out of that job, so one sweep can hold strategies with options of their own; a key that
+    no job has is an error. Jobs that come out equal are one job.
+    """
+    parse = _parser()
+    group_exists = cache(lambda key: (conf_dir() / key).is_dir() or bool(loader.get_group_options(key)))
+    compose = cache(lambda overrides: _compose(loader, verb, hydra_overrides, overrides))
+    used: dict[str, bool] = {}
+    found: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    for job in jobs:
+        parsed = [parse(text) for text in job]
+        is_value = [_sets_a_value(override, group_exists) for override in parsed]
+        plain = copy.deepcopy(compose(tuple(text for text, value in zip(job, is_value, strict=True) if not value)))
+        kept = []
+        for text, override, value in zip(job, parsed, is_value, strict=True):
+            applies = not value or _update(plain, override.key_or_group.split("."), override.value())
+            used[override.key_or_group] = used.get(override.key_or_group, False) or applies
+            kept += [text] if applies else []
+        found.setdefault(repr(sorted(plain.items())), (kept, plain))
+    for key, applied in used.items():
+        if not applied:
+            raise unknown_key(key)
+    return [(kept, resolve(plain)) for kept, plain in found.values()]
+
+
+def _parser() -> Callable[[str], Override]:
+    parser = OverridesParser.create()
+    return cache(lambda text: parser.parse_override(text))
+
+
+def _sets_a_value(override: Override, group_exists: Callable[[str], bool]) -> bool:
+    """Whether the override changes one value and neither a choice of groups nor the set of keys."""
+    key = override.key_or_group
+    special = override.is_add() or override.is_force_add() or override.is_delete() or override.is_hydra_override()
+    return not (special or override.package is not None or "[" in key or group_exists(key))
+
+
+def _compose(
+    loader: ConfigLoader, verb: str, hydra_overrides: Sequence[str], overrides: Sequence[str]
+) -> dict[str, Any]:
+    from omegaconf import OmegaConf, open_dict
+
+    try:
+        cfg = loader.load_configuration(verb, [*hydra_overrides, *overrides], run_mode=RunMode.RUN)
+    except HydraException as error:
+        raise translate(error) from None
+    with open_dict(cfg):
+        del cfg["hydra"]
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _update(node: dict[str, Any], path: list[str], value: Any) -> bool:
+    """Write ``value`` at ``path``, merging mappings as Hydra does; False where the path does not exist."""
+    for key in path[:-1]:
+        if not isinstance(node.get(key), dict):
+            return False
+        node = node[key]
+    if path[-1] not in node:
+        return False
+    node[path[-1]] = _merged(node[path[-1]], value)
+    return True
+
+
+def _merged(old: Any, new: Any) -> Any:
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{key: _merged(old.get(key), value) for key, value in new.items()}}

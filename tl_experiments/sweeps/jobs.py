@@ -1,0 +1,81 @@
+"""What a job is: its config, its identity, its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tl_experiments.backbones.locate import weights_digest
+from tl_experiments.config.compose import finish
+from tl_experiments.config.schema import TrainConfig
+from tl_experiments.config.timm_names import check_backbone_name
+from tl_experiments.errors import ConfigError
+
+# What changes no result: where it runs, who watches, where it is written.
+_NOT_IN_THE_RESULT = {"executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "debug"}
+_NOT_IN_THE_RESULT_OF = {"trainer": {"num_workers", "eval_batch_size"}, "dataset": {"preload_max_bytes"}}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Args:
+        id: Hash of what changes the result; the name of its folder.
+        overrides: The overrides that make it, in the order of the command line.
+        config: The typed config.
+    """
+
+    id: str
+    overrides: tuple[str, ...]
+    config: TrainConfig
+
+
+def make_job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
+    """Check the config of one job and give it its identity.
+
+    Raises:
+        ConfigError: Anything wrong with the config, the backbone's name or its weights' path.
+    """
+    config = finish(plain)
+    check_backbone_name(config.backbone.name)
+    return Job(job_id(config), tuple(overrides), config)
+
+
+def job_id(config: TrainConfig) -> str:
+    """12 hex digits that change with everything in the config, and in its weights file, that changes the result."""
+    content = dataclasses.asdict(config)
+    for key in _NOT_IN_THE_RESULT:
+        del content[key]
+    for group, names in _NOT_IN_THE_RESULT_OF.items():
+        content[group] = {key: value for key, value in content[group].items() if key not in names}
+    content["backbone"]["weights"] = weights_digest(config.backbone.weights)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def sweep_folder(jobs: Sequence[Job], overrides: Sequence[str]) -> Path:
+    """``output_dir/<name>``, or a readable slug of the overrides with their hash, so that the same command finds it."""
+    config = jobs[0].config
+    if any((job.config.name, job.config.output_dir) != (config.name, config.output_dir) for job in jobs):
+        raise ConfigError("name", "swept, but a sweep has one folder", "give one name= and one output_dir=")
+    if config.name is not None:
+        return Path(config.output_dir) / _checked_name(config.name)
+    ours = [text for text in overrides if not re.match(r"(executor|tracker|output_dir|retry_failed|debug)\b", text)]
+    words = "-".join(re.sub(r"^[\w./@]*?(\w+)=", r"\1=", text) for text in ours)
+    slug = re.sub(r"[^A-Za-z0-9=.,_-]+", "_", words)[:60].strip("-_.,")
+    digest = hashlib.sha256(json.dumps(sorted(ours)).encode()).hexdigest()[:8]
+    return Path(config.output_dir) / (f"{slug}-{digest}" if slug else f"defaults-{digest}")
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}", name):
+        raise ConfigError(
+            "name", f"got {name!r}, expected letters, digits and . _ = - (at most 100)", "name the sweep's folder so"
+        )
+    return name

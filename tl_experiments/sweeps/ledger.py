@@ -1,0 +1,76 @@
+"""``sweep.json``: every job of a sweep with its state, whatever happened to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tl_experiments.errors import UserError
+from tl_experiments.records import write_atomically
+
+LEDGER_FILE = "sweep.json"
+SCHEMA_VERSION = 1
+
+State = Literal["pending", "running", "ok", "failed", "diverged", "oom", "interrupted"]
+ENDED_BADLY = ("failed", "diverged", "oom")
+
+
+@dataclass
+class Entry:
+    """One job: its state and, where it did not end well, a one-line cause and the log to read."""
+
+    id: str
+    overrides: list[str]
+    state: State = "pending"
+    cause: str | None = None
+    log: str | None = None
+    seconds: float | None = None
+
+
+@dataclass
+class Ledger:
+    """The jobs of a sweep, by id, and what fixes their last bits (``plan``). One process writes it."""
+
+    folder: Path
+    commands: list[str] = field(default_factory=list)
+    plan: dict[str, Any] = field(default_factory=dict)
+    jobs: dict[str, Entry] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path) -> Ledger:
+        """Read the ledger of ``folder``, or begin one.
+
+        Raises:
+            UserError: The file is there but cannot be read.
+        """
+        path = folder / LEDGER_FILE
+        if not path.exists():
+            return cls(folder)
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            entries = {entry["id"]: Entry(**entry) for entry in content["jobs"]}
+            return cls(folder, content["commands"], content["plan"], entries)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(str(path), f"damaged ({error})", "choose another name=, or move the folder away") from None
+
+    def add(self, command: str, jobs: Sequence[tuple[str, Sequence[str]]]) -> None:
+        """Enter a command and its jobs; jobs that are known already keep their state."""
+        if command not in self.commands:
+            self.commands.append(command)
+        for job_id, overrides in jobs:
+            self.jobs.setdefault(job_id, Entry(job_id, list(overrides)))
+
+    def write(self) -> None:
+        """Replace ``sweep.json`` atomically."""
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "name": self.folder.name,
+            "commands": self.commands,
+            "plan": self.plan,
+            "jobs": [dataclasses.asdict(entry) for entry in self.jobs.values()],
+        }
+        write_atomically(self.folder / LEDGER_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

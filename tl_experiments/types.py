@@ -1,0 +1,104 @@
+"""What crosses the layers of the package: plain frozen data, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+NormStats = Literal["update", "frozen"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One step of depth of a model: a residual block, a transformer layer, the stem, the head.
+
+    Args:
+        name: Short name, unique in its layout, for example ``blocks.3``.
+        parameters: Parameter name in the model -> number of elements, in the order of the model.
+    """
+
+    name: str
+    parameters: Mapping[str, int]
+
+    @property
+    def size(self) -> int:
+        """Number of elements in the block's parameters."""
+        return sum(self.parameters.values())
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """A backbone's blocks from the input to the output, then the head; each parameter stands in exactly one."""
+
+    blocks: tuple[Block, ...]
+    head: Block
+
+    def names(self) -> set[str]:
+        """Every parameter name of the model."""
+        return {name for block in (*self.blocks, self.head) for name in block.parameters}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What trains from one moment on: everything a fit needs to know about freezing.
+
+    Args:
+        start_fraction: When the phase begins, as a share of the run's optimizer steps, in [0, 1).
+        lr_multiplier: Parameter name -> multiple of the base learning rate. A parameter that is not named is frozen.
+        norm_stats: Whether running statistics in the trained blocks are updated (``update``) or used as they
+            are (``frozen``). Blocks that do not train never update theirs.
+    """
+
+    start_fraction: float
+    lr_multiplier: Mapping[str, float]
+    norm_stats: NormStats = "update"
+
+
+class FreezeStrategy(Protocol):
+    """A pure function from a layout to phases; see ``tl_experiments/strategies/plans.py``."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def reinitialize_backbone(self) -> bool: ...
+
+    @property
+    def base_lr(self) -> Mapping[str, float]: ...
+
+    def plan(self, layout: ModelLayout) -> tuple[Phase, ...]: ...
+
+
+class Batch(TypedDict):
+    """One batch: ``image`` uint8 ``(n, 3, size, size)``, ``label`` int64 ``(n,)``, ``index`` int64 ``(n,)``."""
+
+    image: Tensor
+    label: Tensor
+    index: Tensor
+
+
+class Objective(Protocol):
+    """What a run minimises. Objectives of later kinds may own parameters, so it is built once a run."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What the rest of the tool knows about a dataset.
+
+    Args:
+        classes: Class names; a label is a position in this tuple, and only names leave the process.
+        sizes: Split (``train``, ``val``, ``test``) -> number of images used.
+        fingerprint: sha256 over names and contents of all images and over the splits' definition.
+        notes: What a reader of the results must know, for example that no test split was found.
+    """
+
+    classes: tuple[str, ...]
+    sizes: Mapping[str, int]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
