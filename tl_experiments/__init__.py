@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tl_experiments.analysis import compare
     from tl_experiments.config import compose
     from tl_experiments.records import RunRecord
-    from tl_experiments.training import run
+    from tl_experiments.training.run import run
 
 __version__ = "0.1.0"
 __all__ = ["RunRecord", "__version__", "compare", "compose", "run"]
@@ -18,7 +18,7 @@ _HOME = {
     "RunRecord": "tl_experiments.records",
     "compare": "tl_experiments.analysis",
     "compose": "tl_experiments.config",
-    "run": "tl_experiments.training",
+    "run": "tl_experiments.training.run",
 }
 
 

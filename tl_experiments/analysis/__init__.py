@@ -1,1 +1,1 @@
-"""From the records of a sweep to a comparison: table, intervals, transfer gain, verdict. Reads records, never a model."""
+"""From the records of a sweep to a comparison: table, intervals, transfer gain, verdict. Reads records only."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from tl_experiments.analysis.arms import CONTROL, Arm, ArmRuns
-from tl_experiments.analysis.comparison import LostJob
+from tl_experiments.analysis.results import LostJob
 from tl_experiments.analysis.wording import listed, plural
+
+_GRID = 3  # of two values one is always at the edge
 
 
 def budget_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str]:
@@ -29,7 +32,7 @@ def budget_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[s
 
 
 def rising_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str]:
-    """Control arms that more than half of their runs ended while still improving: the gain is overstated."""
+    """Control arms of which more than half of the runs ended while still improving: the gain is overstated."""
     warnings = []
     for arm in arms:
         rising = sum(run.still_rising for run in arm.runs)
@@ -42,6 +45,26 @@ def rising_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[s
     return warnings
 
 
+def edge_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str]:
+    """Tuned numbers whose chosen value is the smallest or largest of 3 or more: a better one may lie beyond."""
+    at_edge: dict[str, list[str]] = {}
+    for arm in arms:
+        trials: list[dict[str, str]] = [json.loads(key) for key in arm.trials]
+        chosen: dict[str, str] = json.loads(arm.chosen)
+        for key, value in chosen.items():
+            values = sorted({_number(trial[key]) for trial in trials if key in trial})
+            if len(values) >= _GRID and _number(value) in (values[0], values[-1]):
+                end = "smallest" if _number(value) == values[0] else "largest"
+                at_edge.setdefault(f"{key}={value}, the {end} tried, was chosen for", []).append(names[arm.arm])
+    return [f"{start} {listed(arms)}: a value beyond may be better." for start, arms in at_edge.items()]
+
+
+def _number(value: str) -> float:
+    parsed = json.loads(value)
+    # Texts, lists and switches have no order: they all become one value, and so never a grid.
+    return float(parsed) if isinstance(parsed, int | float) and not isinstance(parsed, bool) else 0.0
+
+
 def lost_warning(jobs: Sequence[LostJob]) -> list[str]:
     """How many jobs are in no mean, by state."""
     if not jobs:
@@ -49,3 +72,6 @@ def lost_warning(jobs: Sequence[LostJob]) -> list[str]:
     states = Counter(job.state for job in jobs)
     counted = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
     return [f"{plural(len(jobs), 'job')} not in the table: {counted}."]
+
+
+CHECKS = (budget_warnings, rising_warnings, edge_warnings)

@@ -1,151 +1,153 @@
-"""A comparison as data: one row an arm, a verdict a dataset, and everything a reader must be warned of."""
+"""From records to a comparison: choose on val, pair by (dataset, seed), estimate, test, warn."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from statistics import fmean
 from typing import Any
 
-from tl_experiments.analysis.arms import Arm
-from tl_experiments.analysis.statistics import Estimate
-
-COMPARISON_VERSION = 1  # raised whenever a stored comparison would come out otherwise
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One arm, with the trial that val chose.
-
-    Args:
-        arm: The labels.
-        is_control: Whether this is the ``from_scratch`` arm.
-        recommended: Whether this is the arm that the verdict recommends.
-        trials: Trials that finished, of which one was chosen.
-        settings: The chosen trial's settings, those only that differ between trials.
-        seeds: Seeds of the chosen trial.
-        max_epochs: Epochs of the chosen trial.
-        val_accuracy: Mean over seeds, in [0, 1]; val chose the trial and the epoch, so it flatters.
-        test_accuracy: Over seeds, in [0, 1].
-        test_macro_f1: Mean over seeds, in [0, 1].
-        test_nll: Mean over seeds, in nats.
-        trained_parameters: Elements that trained in any phase.
-        total_parameters: Elements of the model.
-        wall_clock_s: Mean seconds a run of the chosen trial.
-        all_trials_s: Seconds of all runs of all trials together: what the arm's result cost.
-        pretraining_s: Seconds of own pretraining behind the weights, each set of weights counted once.
-        peak_memory_bytes: The largest over the chosen trial's runs.
-        labels_spent: Labels of train and val, the most over seeds.
-        transfer_gain: Test accuracy less that of ``from_scratch``, paired by seed; null for the control itself, and
-            where no control of the same dataset, architecture and head shares a seed.
-        p_value: Of the primary test of the recommended arm against this one, corrected; null where not tested.
-        negative_transfer: Whether the gain's interval over 3 seeds or more lies wholly below 0.
-    """
-
-    arm: Arm
-    is_control: bool
-    recommended: bool
-    trials: int
-    settings: Mapping[str, str]
-    seeds: tuple[int, ...]
-    max_epochs: int
-    val_accuracy: float
-    test_accuracy: Estimate
-    test_macro_f1: float
-    test_nll: float
-    trained_parameters: int
-    total_parameters: int
-    wall_clock_s: float
-    all_trials_s: float
-    pretraining_s: float
-    peak_memory_bytes: int
-    labels_spent: int
-    transfer_gain: Estimate | None
-    p_value: float | None
-    negative_transfer: bool
+from tl_experiments.analysis.arms import MIN_SEEDS, Arm, ArmRuns, control_of, group_arms
+from tl_experiments.analysis.caveats import CHECKS, lost_warning
+from tl_experiments.analysis.results import Comparison, LostJob, Row, Verdict
+from tl_experiments.analysis.sentence import verdict_sentence
+from tl_experiments.analysis.settings import chosen_settings
+from tl_experiments.analysis.statistics import Estimate, estimate, paired_test
+from tl_experiments.analysis.verdict import Decision, decide
+from tl_experiments.errors import UserError
+from tl_experiments.records import RunRecord
 
 
-@dataclass(frozen=True, kw_only=True)
-class LostJob:
-    """A job that is in no mean.
+def compare_records(records: Iterable[RunRecord], jobs: Iterable[Mapping[str, Any]] | None = None) -> Comparison:
+    """Compare the arms of finished runs.
 
     Args:
-        job_id: Hash of its config.
-        state: ``failed``, ``diverged``, ``oom``, ``interrupted``, ``pending``, ``running``, or ``unreadable``.
-        cause: One line.
-        overrides: What the command line said for it, shown instead of the hash.
-        log: Path of its log.
-        seconds: How long it ran.
+        records: Finished runs, in any order.
+        jobs: Entries of ``sweep.json``; those that did not end ``ok`` are listed, and are in no mean.
+
+    Raises:
+        UserError: There is no usable run, or runs of one dataset saw different data.
     """
-
-    job_id: str
-    state: str
-    cause: str
-    overrides: tuple[str, ...] = ()
-    log: str | None = None
-    seconds: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """The verdict on one dataset: the arm that val chose, and the sentence."""
-
-    dataset: str
-    recommended: Arm
-    sentence: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """What a sweep found.
-
-    Args:
-        rows: By dataset, best on val first.
-        verdicts: One a dataset.
-        warnings: What weakens the comparison: unequal budgets, controls that were still learning, lost jobs.
-        notes: Of the records, each once.
-        lost_jobs: Jobs that are in no mean, with their causes.
-        key: Hash of the records it was made from; empty where it was not made from files.
-    """
-
-    rows: tuple[Row, ...]
-    verdicts: tuple[Verdict, ...]
-    warnings: tuple[str, ...]
-    notes: tuple[str, ...]
-    lost_jobs: tuple[LostJob, ...]
-    key: str = ""
-
-    def to_json(self) -> str:
-        """JSON with full precision and every name exact; ASCII, so that no name can break the file."""
-        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Comparison:
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            ValueError, KeyError, TypeError: The text is something else.
-        """
-        content = json.loads(text)
-        return cls(
-            rows=tuple(_row(row) for row in content["rows"]),
-            verdicts=tuple(Verdict(**{**v, "recommended": Arm(**v["recommended"])}) for v in content["verdicts"]),
-            warnings=tuple(content["warnings"]),
-            notes=tuple(content["notes"]),
-            lost_jobs=tuple(LostJob(**{**job, "overrides": tuple(job["overrides"])}) for job in content["lost_jobs"]),
-            key=content["key"],
-        )
-
-
-def _row(content: Mapping[str, Any]) -> Row:
-    gain = content["transfer_gain"]
-    return Row(
-        **{
-            **content,
-            "arm": Arm(**content["arm"]),
-            "seeds": tuple(content["seeds"]),
-            "test_accuracy": Estimate(**content["test_accuracy"]),
-            "transfer_gain": None if gain is None else Estimate(**gain),
-        }
+    given = sorted(records, key=lambda record: record.job_id)
+    bad = {record.job_id: cause for record in given if (cause := _not_finite(record))}
+    lost = (
+        *(LostJob(job_id=job_id, state="diverged", cause=cause) for job_id, cause in bad.items()),
+        *(_lost_job(job) for job in jobs or () if job["state"] != "ok"),
     )
+    used = [record for record in given if record.job_id not in bad]
+    if not used:
+        states = "".join(f"; {warning}" for warning in lost_warning(lost))
+        raise UserError(
+            "compare", f"0 finished runs, expected 1 or more{states}", "read the jobs' logs, run them again"
+        )
+    arms = group_arms(used)
+    settings = chosen_settings(arms)
+    datasets = [list(group) for _, group in groupby(arms, key=lambda runs: runs.arm.dataset)]
+    rows: list[Row] = []
+    verdicts: list[Verdict] = []
+    warnings: list[str] = []
+    for group in datasets:
+        names = arm_names([runs.arm for runs in group])
+        decision = decide(group, _test_accuracy(group[0]))
+        of_dataset = [_row(runs, group, decision, settings[runs.arm]) for runs in group]
+        negative = {row.arm: row.transfer_gain for row in of_dataset if row.negative_transfer and row.transfer_gain}
+        dataset = group[0].arm.dataset
+        sentence = verdict_sentence(decision, names, negative, dataset=dataset if len(datasets) > 1 else None)
+        rows += of_dataset
+        verdicts.append(Verdict(dataset=dataset, recommended=decision.recommended, sentence=sentence))
+        warnings += [warning for check in CHECKS for warning in check(group, names)]
+    return Comparison(
+        rows=tuple(rows),
+        verdicts=tuple(verdicts),
+        warnings=(*dict.fromkeys(warnings), *lost_warning(lost)),
+        notes=_notes(used),
+        lost_jobs=lost,
+    )
+
+
+def arm_names(arms: Sequence[Arm]) -> dict[Arm, str]:
+    """Arm -> its strategy, with the backbone and the head where these differ: ``full (resnet10t)``."""
+    varying = [key for key in ("backbone", "head") if len({getattr(arm, key) for arm in arms}) > 1]
+    names = {}
+    for arm in arms:
+        where = ", ".join(getattr(arm, key) for key in varying)
+        names[arm] = f"{arm.freeze_strategy} ({where})" if where else arm.freeze_strategy
+    return names
+
+
+def _row(runs: ArmRuns, group: Sequence[ArmRuns], decision: Decision, settings: Mapping[str, str]) -> Row:
+    gain = _transfer_gain(runs, group)
+    first = runs.runs[0]
+    everything = [run for trial in runs.trials.values() for run in trial]
+    return Row(
+        arm=runs.arm,
+        is_control=runs.is_control,
+        recommended=runs.arm == decision.recommended,
+        trials=len(runs.trials),
+        settings=settings,
+        seeds=runs.seeds,
+        max_epochs=int(first.config["trainer"]["max_epochs"]),
+        val_accuracy=runs.mean("val", "accuracy"),
+        test_accuracy=_test_accuracy(runs),
+        test_macro_f1=runs.mean("test", "macro_f1"),
+        test_nll=runs.mean("test", "nll"),
+        trained_parameters=first.trained_parameters,
+        total_parameters=first.total_parameters,
+        wall_clock_s=fmean(run.wall_clock_s for run in runs.runs),
+        all_trials_s=math.fsum(run.wall_clock_s for run in everything),
+        pretraining_s=_pretraining_s(everything),
+        peak_memory_bytes=max(run.peak_memory_bytes for run in runs.runs),
+        labels_spent=max(int(run.data["labels_spent"]) for run in runs.runs),
+        transfer_gain=gain,
+        p_value=next((c.p_value for c in decision.contrasts if c.other == runs.arm), None),
+        # Below 3 seeds no difference is called one, in either direction.
+        negative_transfer=gain is not None and gain.n >= MIN_SEEDS and gain.high is not None and gain.high < 0,
+    )
+
+
+def _test_accuracy(runs: ArmRuns) -> Estimate:
+    return estimate(list(runs.by_seed("test", "accuracy").values()))
+
+
+def _transfer_gain(runs: ArmRuns, group: Sequence[ArmRuns]) -> Estimate | None:
+    control = control_of(runs, group)
+    if control is None or runs.is_control:
+        return None
+    test = paired_test(runs.by_seed("test", "accuracy"), control.by_seed("test", "accuracy"))
+    return None if test is None else test.difference
+
+
+def _pretraining_s(runs: Sequence[RunRecord]) -> float:
+    """Runs that start from the same weights share their pretraining: it was paid once."""
+    by_weights: dict[object, float] = defaultdict(float)
+    for run in runs:
+        weights = run.weights.get("sha256")
+        by_weights[weights] = max(by_weights[weights], run.pretraining_s)
+    return math.fsum(by_weights.values())
+
+
+def _not_finite(record: RunRecord) -> str | None:
+    for split, metrics in sorted(record.metrics.items()):
+        for name, value in sorted(metrics.items()):
+            if not math.isfinite(value):
+                return f"{split} {name} is {value}"
+    return None
+
+
+def _lost_job(job: Mapping[str, Any]) -> LostJob:
+    return LostJob(
+        job_id=str(job["id"]),
+        state=str(job["state"]),
+        cause=str(job["cause"] or ""),
+        overrides=tuple(str(override) for override in job["overrides"]),
+        log=job["log"],
+        seconds=job["seconds"],
+    )
+
+
+def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
+    """Each note once; most hold for many runs."""
+    notes = [note for record in records for note in (*record.data["notes"], *record.notes)]
+    return tuple(sorted(dict.fromkeys(notes)))

@@ -13,7 +13,7 @@ _OUTCOMES = {
     "better": "It is better than {arms}.",
     "worse": "On test it is worse than {arms}.",
     "not distinguishable": "It is not distinguishable from {arms}.",
-    "too few seeds": "Against {arms}: too few seeds to tell.",
+    "too few seeds": f"Against {{arms}}: too few seeds to tell, {MIN_SEEDS} needed.",
 }
 
 
@@ -29,6 +29,8 @@ def verdict_sentence(
         dataset: Named where the comparison holds several.
     """
     start = "Verdict: " if dataset is None else f"Verdict on {dataset}: "
+    if decision.contrasts and all(contrast.outcome == "too few seeds" for contrast in decision.contrasts):
+        return f"{start}{_reach(decision)}; {_too_few(max(map(_shared, decision.contrasts)))}."
     against = next((c for c in decision.contrasts if c.other == decision.control), None)
     rest = [contrast for contrast in decision.contrasts if contrast is not against]
     parts = [f"{start}{_reach(decision)}; {_transfer(decision, against)}."]
@@ -46,16 +48,22 @@ def _reach(decision: Decision) -> str:
     arm, test = decision.recommended, decision.test_accuracy
     chosen = " — chosen on val —" if decision.contrasts else ""
     reached = " ".join(filter(None, (share(test.mean), interval(test, of_share=True))))
-    return f"{arm.freeze_strategy} ({arm.backbone}){chosen} reaches {reached} test accuracy over {plural(test.n, 'seed')}"
+    return (
+        f"{arm.freeze_strategy} ({arm.backbone}){chosen} reaches {reached} test accuracy over {plural(test.n, 'seed')}"
+    )
 
 
 def _transfer(decision: Decision, against: Contrast | None) -> str:
     if decision.is_control:
-        return "transfer does not help" if decision.contrasts else "there is no other arm to compare it with"
+        return (
+            "transfer does not help: it leads on val"
+            if decision.contrasts
+            else "there is no other arm to compare it with"
+        )
     if against is None:
         return f"whether transfer helps is not known: no {CONTROL} arm was run"
     if against.difference is None or against.p_value is None:
-        return f"whether transfer helps: {_too_few(against)}"
+        return f"whether transfer helps: {_too_few(_shared(against))}"
     finding = {"better": "transfer helps", "worse": "transfer hurts"}.get(
         against.outcome, "transfer is not shown to help"
     )
@@ -66,12 +74,12 @@ def _transfer(decision: Decision, against: Contrast | None) -> str:
 def _named(contrast: Contrast, names: Mapping[Arm, str]) -> str:
     name = names[contrast.other]
     if contrast.difference is None or contrast.p_value is None:
-        return f"{name} (n={_shared(contrast)}, {MIN_SEEDS} needed)"
+        return f"{name} (n={_shared(contrast)})"
     return f"{name} ({signed(contrast.difference.mean)}, {p_text(contrast.p_value)})"
 
 
-def _too_few(contrast: Contrast) -> str:
-    return f"too few seeds to tell (n={_shared(contrast)}, {MIN_SEEDS} needed)"
+def _too_few(seeds: int) -> str:
+    return f"too few seeds to tell (n={seeds}, {MIN_SEEDS} needed)"
 
 
 def _shared(contrast: Contrast) -> int:

@@ -16,9 +16,7 @@ _ABSENT = ""
 def chosen_settings(arms: Sequence[ArmRuns]) -> dict[Arm, dict[str, str]]:
     """Arm -> the chosen trial's settings, those only that differ between trials; ``{"lr_factor": "3"}``."""
     shown = {
-        key
-        for key in _varying([trial for arm in arms for trial in _settings(arm)])
-        if not key.startswith(_LABELLED)
+        key for key in _varying([trial for arm in arms for trial in _settings(arm)]) if not key.startswith(_LABELLED)
     }
     keys = {arm.arm: sorted(shown | _varying(_settings(arm))) for arm in arms}
     names = short_names({key for each in keys.values() for key in each})

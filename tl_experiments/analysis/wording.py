@@ -37,7 +37,7 @@ def share(value: float) -> str:
 def signed(value: float) -> str:
     """A difference with its sign, to 3 decimals."""
     text = f"{value:+.3f}"
-    return "0.000" if text in ("+0.000", "-0.000") else text.replace("-", "−")
+    return "0.000" if text in ("+0.000", "-0.000") else text.replace("-", "\N{MINUS SIGN}")
 
 
 def interval(estimate: Estimate, *, of_share: bool = False) -> str:
@@ -46,7 +46,7 @@ def interval(estimate: Estimate, *, of_share: bool = False) -> str:
         return ""
     if of_share:
         return f"[{share(max(0.0, estimate.low))}, {share(min(1.0, estimate.high))}]"
-    return f"[{signed(estimate.low)}, {signed(estimate.high)}]"
+    return f"[{signed(estimate.low)}, {signed(estimate.high)}]".replace("+", "")
 
 
 def with_margin(estimate: Estimate, *, sign: bool = False) -> str:
@@ -56,7 +56,7 @@ def with_margin(estimate: Estimate, *, sign: bool = False) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """``p=0.04`` to two digits, ``p<0.001`` below that; never ``p=1.0``, which reads like a measurement."""
+    """``p=0.04``, ``p=0.004`` or ``p<0.001``."""
     return f"p{p_sign(p_value)}"
 
 

@@ -100,6 +100,8 @@ def unknown_key(key: str) -> ConfigError:
 def translate(error: Exception) -> ConfigError:
     """One of Hydra's exceptions, in our one line with a fix."""
     text = f"{error}\n{error.__cause__ or ''}"
+    if match := re.search(r"Ambiguous value for argument '([^=]+)=", text):
+        return ConfigError(match[1], "several values, but this is a single run", "add -m for a sweep")
     if match := re.search(r"Could not override '([^']+)'", text):
         return _not_a_key(match[1])
     if match := re.search(r"(?:Could not find|Could not load|Cannot find primary config) '([^']+)'", text):
@@ -107,10 +109,8 @@ def translate(error: Exception) -> ConfigError:
         if group in groups():
             return ConfigError(group, f"unknown choice {choice!r}", _choice_fix(group, choice))
         return ConfigError(match[1], "no such config file", did_you_mean(match[1], groups()))
-    if match := re.search(r"Error parsing override '(.*?)'\n(.*)", text, re.DOTALL):
-        return _unparsable(match[1], match[2])
-    if match := re.search(r"Sweep parameters '([^']+)' requires --multirun", text):
-        return ConfigError(match[1], "several values, but this is a single run", "add -m for a sweep")
+    if isinstance(override := getattr(error, "override", None), str):
+        return _unparsable(override, text)
     return ConfigError("config", text.strip().replace("\n", "; "), "see tl train --help")
 
 

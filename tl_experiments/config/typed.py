@@ -22,7 +22,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
     if near:
-        return f"did you mean {' or '.join(near)}?"
+        closeness = {name: difflib.SequenceMatcher(None, word, name).ratio() for name in near}
+        return f"did you mean {' or '.join(name for name in near if closeness[name] > closeness[near[0]] - 0.05)}?"
     return f"choose one of {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
 
 

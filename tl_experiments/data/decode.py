@@ -27,7 +27,9 @@ def load_rgb(path: Path) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise nearly everything on damaged files
-        raise DataError(str(path), f"cannot be decoded ({_reason(error, path)})", "replace or remove the file") from error
+        raise DataError(
+            str(path), f"cannot be decoded ({_reason(error, path)})", "replace or remove the file"
+        ) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,37 +18,118 @@ from tl_experiments.errors import DataError
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
 LAYOUT = "root/train|val|test/<class>/<image> or root/<class>/<image>"
 _KEY = "dataset.root"
-_HASHING_THREADS = 8  # hashing releases the GIL, and waits for the disk more than it computes
+_HASHING_THREADS = 8  # hashing releases the GIL and waits for the disk
+
+_Folders = dict[tuple[Split | None, str], list[str]]  # (split, class) -> names of its images
 
 
 def open_image_folder(root: str, allow_empty: bool) -> Source:
-    """Read ``root/train|val|test/<class>/*`` or ``root/<class>/*``.
+    """Read ``root/train|val|test/<class>/<image>`` or ``root/<class>/<image>``.
 
-    The splits' folders must have exactly these names. Images stand directly in their class's folder; files of other
-    types and everything hidden (with a leading dot) are ignored. The classes are those of train, sorted as text.
+    The splits' folders must have exactly these names, and images stand directly in their class's folder: what lies
+    elsewhere is an error, so that no image goes missing without a word. Files of other types and everything hidden
+    (with a leading dot) are ignored. The classes are those of train, sorted as text.
 
     Args:
         root: The folder; ``~`` and environment variables are expanded.
-        allow_empty: Leave out class folders without an image instead of refusing them.
+        allow_empty: Leave class folders without an image out, with a note, instead of refusing them.
 
     Raises:
         DataError: The root is missing, a file, empty or laid out otherwise; there is no train split; a class folder is
             empty; val or test has a class that train has not; there is only one class; a file cannot be read.
     """
     folder = Path(os.path.expandvars(root)).expanduser()
-    scan = _scan(folder)
-    trained = scan.classes("train") if scan.is_split else scan.classes(None)
-    notes = _check(scan, trained, allow_empty)
-    classes = tuple(name for name in trained if not allow_empty or scan.images[_train(scan), name])
-    if len(classes) < 2:
-        raise DataError(_KEY, f"{_train(scan) or folder} has 1 class ({_some(classes)}), expected 2 or more", "add a class")
+    found = _scan(folder)
+    empty = ["/".join(filter(None, key)) for key, files in found.items() if not files]
+    if empty and not allow_empty:
+        what = f"{len(empty)} class folders without an image ({_some(empty)})"
+        raise DataError(_KEY, what, "fill or remove them, or dataset.allow_empty=true to leave them out")
+    notes = (f"Left out for want of images: {_some(empty)}.",) if empty else ()
+    filled = {key: files for key, files in found.items() if files}
+    classes = _classes(filled)
     label = {name: number for number, name in enumerate(classes)}
     paths: list[str] = []
     items: list[Item] = []
-    for (split, name), files in scan.images.items():
+    for (split, name), files in filled.items():
         for file in files:
-            paths.append("/".join(part for part in (split, name, file) if part is not None))
+            paths.append("/".join(filter(None, (split, name, file))))
             items.append(Item(paths[-1], label[name], split))
     with ThreadPoolExecutor(_HASHING_THREADS) as threads:
         digests = list(threads.map(partial(_digest, folder), paths))
-    return Source(classes, tuple(items), partial(_load, folder, paths), source_fingerprint(classes, items, digests), notes)
+    fingerprint = source_fingerprint(classes, items, digests)
+    return Source(classes, tuple(items), partial(_load, folder, tuple(paths)), fingerprint, notes)
+
+
+def _scan(root: Path) -> _Folders:
+    if not root.is_dir():
+        seen = "is a file" if root.exists() else "does not exist"
+        raise DataError(_KEY, f"{root} {seen}, expected a folder: {LAYOUT}", "correct the path")
+    folders, _ = _list(root)
+    splits = [split for split in SPLITS if split in folders]
+    if not splits:
+        return {(None, name): files for name, files in _class_folders(root).items()}
+    if strangers := sorted(set(folders).difference(SPLITS)):
+        what = f"{root} has {_some(strangers)} beside {_some(splits)}, expected only train, val and test"
+        raise DataError(_KEY, what, "rename it (validation and valid are val), or move it away")
+    if "train" not in splits:
+        what = f"{root} has {_some(splits)} and no train, expected {LAYOUT}"
+        raise DataError(_KEY, what, "add a train folder: the classes are read from it")
+    return {(split, name): files for split in splits for name, files in _class_folders(root / split).items()}
+
+
+def _class_folders(folder: Path) -> Mapping[str, list[str]]:
+    names, images = _list(folder)
+    if images:
+        what = f"{folder} has {len(images)} images outside a class folder ({_some(images)}), expected {LAYOUT}"
+        raise DataError(_KEY, what, "put each image into a folder named after its class")
+    if not names:
+        raise DataError(_KEY, f"{folder} has no class folders, expected {LAYOUT}", "correct the path or add images")
+    content = {name: _list(folder / name) for name in names}
+    for name, (inner, _) in content.items():
+        if inner:
+            what = f"class folder {folder / name} has folders in it ({_some(inner)}), expected {LAYOUT}"
+            raise DataError(_KEY, what, "put the images directly into their class's folder")
+    return {name: files for name, (_, files) in content.items()}
+
+
+def _list(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the visible folders and of the images in ``folder``, each sorted as text."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise DataError(_KEY, f"{folder} cannot be read ({error.strerror})", "check its permissions") from error
+    # a dangling link is listed as an image, so that reading it fails instead of passing it over
+    images = [name for name, is_dir in visible if not is_dir and Path(name).suffix.lower() in EXTENSIONS]
+    return [name for name, is_dir in visible if is_dir], images
+
+
+def _classes(filled: _Folders) -> tuple[str, ...]:
+    """The classes of train, or of the whole folder where it is not split; those of val and test lie within."""
+    classes = sorted({name for split, name in filled if split in (None, "train")})
+    extra = [f"{split}/{name}" for split, name in filled if name not in classes]
+    if extra:
+        what = f"{_some(extra)} without images of that class in train, which has {_some(classes)}"
+        raise DataError(_KEY, what, "add the class to train, or remove it from the other split")
+    if len(classes) < 2:
+        raise DataError(
+            _KEY, f"{len(classes)} class ({_some(classes)}), expected 2 or more", "add another class folder"
+        )
+    return tuple(classes)
+
+
+def _digest(root: Path, path: str) -> bytes:
+    try:
+        with open(root / path, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError as error:
+        raise DataError(str(root / path), f"cannot be read ({error.strerror})", "replace or remove the file") from error
+
+
+def _load(root: Path, paths: tuple[str, ...], index: int) -> Image.Image:
+    return load_rgb(root / paths[index])
+
+
+def _some(names: Collection[str], limit: int = 5) -> str:
+    listed = ", ".join(list(names)[:limit])
+    return f"{listed}, ... ({len(names)} in all)" if len(names) > limit else listed

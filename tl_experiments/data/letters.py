@@ -54,7 +54,7 @@ def render(letter: str, size: int, seed: list[int]) -> NDArray[np.uint8]:
     scale = max(2, -(-_FINE_SIZE // size))
     fine = size * scale
     glyph = _glyph(letter, FONTS[random.integers(len(FONTS))], random.choice(_STROKES), fine)
-    posed = glyph.transform((fine, fine), Image.Transform.AFFINE, _pose(random, glyph.width, fine), Image.Resampling.BILINEAR)
+    posed = glyph.transform((fine, fine), Image.Transform.AFFINE, _pose(random, glyph, fine), Image.Resampling.BILINEAR)
     blurred = posed.filter(ImageFilter.BoxBlur(random.uniform(0.0, 0.03) * fine))
     small = np.asarray(blurred.reduce(scale), dtype=np.float64)
     noisy = small * random.uniform(0.8, 1.1) + random.normal(0.0, 6.0, small.shape)
@@ -62,15 +62,17 @@ def render(letter: str, size: int, seed: list[int]) -> NDArray[np.uint8]:
     return np.rint(np.clip(np.where(small > 2, noisy, 0.0), 0, 255)).astype(np.uint8)
 
 
-def _pose(random: np.random.Generator, glyph_side: int, fine: int) -> tuple[float, ...]:
+def _pose(random: np.random.Generator, glyph: Image.Image, fine: int) -> tuple[float, ...]:
     """Inverse affine map, from a pixel of the image to one of the glyph, as PIL takes it."""
+    left, _, right, _ = glyph.getbbox() or (0, 0, fine, fine)
     angle = np.deg2rad(random.normal(0.0, 8.0))
-    height, width = random.uniform(0.8, 1.0), random.uniform(0.75, 1.05)
+    height = random.uniform(0.8, 1.0)
+    width = random.uniform(0.6, 1.0) * min(1.0, fine / (right - left))  # an M or W is wider than the image
     slant = random.normal(0.0, 0.12)
     rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     inverse = np.linalg.inv(rotation @ np.array([[width, slant], [0.0, height]]))
     centre = fine / 2 + random.normal(0.0, 0.03, 2) * fine
-    offset = glyph_side / 2 - inverse @ centre
+    offset = glyph.width / 2 - inverse @ centre
     return (*inverse[0], offset[0], *inverse[1], offset[1])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
@@ -11,16 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_experiments.backbones.locate import weights_digest
 from tl_experiments.config.compose import finish
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.config.timm_names import check_backbone_name
 from tl_experiments.errors import ConfigError
-
-# What changes no result: where it runs, who watches, where it is written.
-_NOT_IN_THE_RESULT = {"executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "debug"}
-_NOT_IN_THE_RESULT_OF = {"trainer": {"num_workers", "eval_batch_size"}, "dataset": {"preload_max_bytes"}}
-
+from tl_experiments.training.identity import job_id
 
 @dataclass(frozen=True)
 class Job:
@@ -46,17 +40,6 @@ def make_job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
     config = finish(plain)
     check_backbone_name(config.backbone.name)
     return Job(job_id(config), tuple(overrides), config)
-
-
-def job_id(config: TrainConfig) -> str:
-    """12 hex digits that change with everything in the config, and in its weights file, that changes the result."""
-    content = dataclasses.asdict(config)
-    for key in _NOT_IN_THE_RESULT:
-        del content[key]
-    for group, names in _NOT_IN_THE_RESULT_OF.items():
-        content[group] = {key: value for key, value in content[group].items() if key not in names}
-    content["backbone"]["weights"] = weights_digest(config.backbone.weights)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def sweep_folder(jobs: Sequence[Job], overrides: Sequence[str]) -> Path:

@@ -1,0 +1,154 @@
+"""The columns of the printed tables. What is the same in every row stands in the caption instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tl_experiments.analysis.results import LostJob, Row
+from tl_experiments.analysis.verdict import PRIMARY_TEST
+from tl_experiments.analysis.wording import (
+    count,
+    interval,
+    memory,
+    p_sign,
+    plural,
+    seconds,
+    share,
+    signed,
+    with_margin,
+)
+
+Cell = Callable[[Row], str]
+
+_LABELS: Mapping[str, Cell] = {
+    "dataset": lambda row: row.arm.dataset,
+    "backbone": lambda row: row.arm.backbone,
+    "head": lambda row: row.arm.head,
+}
+_BUDGET: Mapping[str, Callable[[Row], int]] = {
+    "seeds": lambda row: len(row.seeds),
+    "trials": lambda row: row.trials,
+    "epochs": lambda row: row.max_epochs,
+    "labels": lambda row: row.labels_spent,
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table for people.
+
+    Args:
+        title: Heading.
+        cell: Row -> text, not yet made safe.
+        number: Whether it is set flush right.
+        optional: Whether a narrow terminal may go without it.
+    """
+
+    title: str
+    cell: Cell
+    number: bool = True
+    optional: bool = False
+
+
+def compact_columns(rows: Sequence[Row]) -> list[Column]:
+    """The columns for a terminal of 100 characters; intervals as half widths."""
+    columns = [
+        *_label_columns(rows),
+        Column("val", lambda row: share(row.val_accuracy)),
+        Column("test", lambda row: with_margin(row.test_accuracy)),
+        Column("gain", lambda row: "" if row.transfer_gain is None else with_margin(row.transfer_gain, sign=True)),
+        Column("p", _p_value),
+        Column("trained", lambda row: count(row.trained_parameters)),
+        Column("a run", lambda row: seconds(row.wall_clock_s)),
+        Column("memory", lambda row: memory(row.peak_memory_bytes), optional=True),
+    ]
+    return [column for column in columns if any(column.cell(row) for row in rows)]
+
+
+def full_columns(rows: Sequence[Row]) -> list[Column]:
+    """Every column that has a value and is not in the caption, for a page that has no width."""
+    columns = [
+        *_label_columns(rows),
+        Column("val accuracy", lambda row: share(row.val_accuracy)),
+        Column("test accuracy", _test),
+        Column("macro F1", lambda row: share(row.test_macro_f1)),
+        Column("NLL", lambda row: share(row.test_nll)),
+        Column("transfer gain", _gain),
+        Column("p", _p_value),
+        Column("trained", lambda row: f"{count(row.trained_parameters)} of {count(row.total_parameters)}"),
+        Column("a run", lambda row: seconds(row.wall_clock_s)),
+        Column("all trials", lambda row: seconds(row.all_trials_s)),
+        Column("pretraining", lambda row: seconds(row.pretraining_s) if row.pretraining_s else ""),
+        Column("memory", lambda row: memory(row.peak_memory_bytes)),
+    ]
+    return [column for column in columns if any(column.cell(row) for row in rows)]
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """What all rows share."""
+    shared = [f"{name} {cell(rows[0])}" for name, cell in _LABELS.items() if _constant(rows, cell)]
+    for name, number in _BUDGET.items():
+        if _constant(rows, number):
+            text = plural(number(rows[0]), name.removesuffix("s"))
+            shared.append(f"{text} an arm" if name == "trials" else text)
+    return " · ".join(shared)
+
+
+def explanation(rows: Sequence[Row]) -> tuple[str, ...]:
+    """How to read the columns, a line each."""
+    parts = [
+        "val: accuracy; chose the trial of each arm and the order",
+        "test: accuracy with its 95% t interval over seeds",
+    ]
+    if any(row.transfer_gain for row in rows):
+        parts.append("gain: test accuracy over from_scratch, paired by seed, with its 95% t interval")
+    if any(row.p_value is not None for row in rows):
+        parts.append(f"p: of the first arm against this one: {PRIMARY_TEST}")
+    return tuple(parts)
+
+
+def job_name(job: LostJob) -> str:
+    """What the command line said for the job, or its hash."""
+    return " ".join(job.overrides) or job.job_id
+
+
+def _label_columns(rows: Sequence[Row]) -> list[Column]:
+    """What tells the rows apart: the strategy always, the rest where it varies."""
+    columns = [Column(name, cell, number=False) for name, cell in _LABELS.items() if not _constant(rows, cell)]
+    columns.append(Column("freeze_strategy", lambda row: row.arm.freeze_strategy, number=False))
+    keys = {key for row in rows for key in row.settings}
+    if len(keys) == 1:
+        (key,) = keys
+        columns.append(Column(key, lambda row: row.settings.get(key, "")))
+    else:
+        columns.append(Column("chosen", _settings, number=False))
+    for name, number in _BUDGET.items():
+        if not _constant(rows, number):
+            columns.append(_number_column(name, number))
+    return columns
+
+
+def _number_column(name: str, number: Callable[[Row], int]) -> Column:
+    return Column(name, lambda row: str(number(row)))
+
+
+def _settings(row: Row) -> str:
+    return ", ".join(f"{key}={value}" for key, value in row.settings.items())
+
+
+def _test(row: Row) -> str:
+    return f"{share(row.test_accuracy.mean)} {interval(row.test_accuracy, of_share=True)}".rstrip()
+
+
+def _gain(row: Row) -> str:
+    gain = row.transfer_gain
+    return "" if gain is None else f"{signed(gain.mean)} {interval(gain)}".rstrip()
+
+
+def _p_value(row: Row) -> str:
+    return "" if row.p_value is None else p_sign(row.p_value).removeprefix("=")
+
+
+def _constant(rows: Sequence[Row], value: Callable[[Row], object]) -> bool:
+    return len({value(row) for row in rows}) == 1

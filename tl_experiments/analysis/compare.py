@@ -1,0 +1,60 @@
+"""``compare``: from the folders of sweeps to the comparison on disk; what is already compared is only read back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tl_experiments.analysis.folders import Found, find, load
+from tl_experiments.analysis.results import Comparison
+from tl_experiments.analysis.terminal import show
+from tl_experiments.errors import UserError
+from tl_experiments.records import write_atomically
+
+__all__ = ["compare", "show"]
+
+COMPARISON_FOLDER = "comparison"
+COMPARISON_FILE, CSV_FILE, MARKDOWN_FILE = "comparison.json", "table.csv", "table.md"
+
+
+def compare(*folders: Path | str) -> Comparison:
+    """Compare the finished jobs of one or several sweeps and write ``comparison/`` into the first folder.
+
+    Where nothing changed since the last time, the stored comparison is read back and no statistic is computed.
+
+    Args:
+        folders: Folders of sweeps, or of single jobs.
+
+    Raises:
+        UserError: A folder holds no record, its ``sweep.json`` is damaged, or runs of one dataset saw different data.
+    """
+    if not folders:
+        raise UserError("compare", "0 folders, expected 1 or more", "give the folder of a sweep, outputs/<name>")
+    # Twice the same folder is once: its runs must not count as more evidence.
+    paths = list(dict.fromkeys(Path(folder) for folder in folders))
+    found = find(paths)
+    target = paths[0] / COMPARISON_FOLDER
+    stored = _stored(target, found.key)
+    return stored if stored is not None else _compute(found, target)
+
+
+def _compute(found: Found, target: Path) -> Comparison:
+    from tl_experiments.analysis.comparison import compare_records
+    from tl_experiments.analysis.tables import table_csv, table_markdown
+
+    comparison = replace(compare_records(*load(found)), key=found.key)
+    # The JSON comes last: where it stands, the tables of the same key stand too.
+    write_atomically(target / CSV_FILE, table_csv(comparison))
+    write_atomically(target / MARKDOWN_FILE, table_markdown(comparison))
+    write_atomically(target / COMPARISON_FILE, comparison.to_json())
+    return comparison
+
+
+def _stored(target: Path, key: str) -> Comparison | None:
+    if not all((target / name).is_file() for name in (CSV_FILE, MARKDOWN_FILE)):
+        return None
+    try:
+        stored = Comparison.from_json((target / COMPARISON_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # missing, damaged or of another version: it is made anew
+    return stored if stored.key == key else None

@@ -1,0 +1,151 @@
+"""A comparison as data: one row an arm, a verdict a dataset, and everything a reader must be warned of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tl_experiments.analysis.arms import Arm
+from tl_experiments.analysis.statistics import Estimate
+
+COMPARISON_VERSION = 1  # raised whenever a stored comparison would come out otherwise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One arm, with the trial that val chose.
+
+    Args:
+        arm: The labels.
+        is_control: Whether this is the ``from_scratch`` arm.
+        recommended: Whether this is the arm that the verdict recommends.
+        trials: Trials that finished, of which one was chosen.
+        settings: The chosen trial's settings, those only that differ between trials.
+        seeds: Seeds of the chosen trial.
+        max_epochs: Epochs of the chosen trial.
+        val_accuracy: Mean over seeds, in [0, 1]; val chose the trial and the epoch, so it flatters.
+        test_accuracy: Over seeds, in [0, 1].
+        test_macro_f1: Mean over seeds, in [0, 1].
+        test_nll: Mean over seeds, in nats.
+        trained_parameters: Elements that trained in any phase.
+        total_parameters: Elements of the model.
+        wall_clock_s: Mean seconds a run of the chosen trial.
+        all_trials_s: Seconds of all runs of all trials together: what the arm's result cost.
+        pretraining_s: Seconds of own pretraining behind the weights, each set of weights counted once.
+        peak_memory_bytes: The largest over the chosen trial's runs.
+        labels_spent: Labels of train and val, the most over seeds.
+        transfer_gain: Test accuracy less that of ``from_scratch``, paired by seed; null for the control itself, and
+            where no control of the same dataset, architecture and head shares a seed.
+        p_value: Of the primary test of the recommended arm against this one, corrected; null where not tested.
+        negative_transfer: Whether the gain's interval over 3 seeds or more lies wholly below 0.
+    """
+
+    arm: Arm
+    is_control: bool
+    recommended: bool
+    trials: int
+    settings: Mapping[str, str]
+    seeds: tuple[int, ...]
+    max_epochs: int
+    val_accuracy: float
+    test_accuracy: Estimate
+    test_macro_f1: float
+    test_nll: float
+    trained_parameters: int
+    total_parameters: int
+    wall_clock_s: float
+    all_trials_s: float
+    pretraining_s: float
+    peak_memory_bytes: int
+    labels_spent: int
+    transfer_gain: Estimate | None
+    p_value: float | None
+    negative_transfer: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostJob:
+    """A job that is in no mean.
+
+    Args:
+        job_id: Hash of its config.
+        state: ``failed``, ``diverged``, ``oom``, ``interrupted``, ``pending``, ``running``, or ``unreadable``.
+        cause: One line.
+        overrides: What the command line said for it, shown instead of the hash.
+        log: Path of its log.
+        seconds: How long it ran.
+    """
+
+    job_id: str
+    state: str
+    cause: str
+    overrides: tuple[str, ...] = ()
+    log: str | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The verdict on one dataset: the arm that val chose, and the sentence."""
+
+    dataset: str
+    recommended: Arm
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a sweep found.
+
+    Args:
+        rows: By dataset, best on val first.
+        verdicts: One a dataset.
+        warnings: What weakens the comparison: unequal budgets, controls that were still learning, lost jobs.
+        notes: Of the records, each once.
+        lost_jobs: Jobs that are in no mean, with their causes.
+        key: Hash of the records it was made from; empty where it was not made from files.
+    """
+
+    rows: tuple[Row, ...]
+    verdicts: tuple[Verdict, ...]
+    warnings: tuple[str, ...]
+    notes: tuple[str, ...]
+    lost_jobs: tuple[LostJob, ...]
+    key: str = ""
+
+    def to_json(self) -> str:
+        """JSON with full precision and every name exact; ASCII, so that no name can break the file."""
+        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Comparison:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError: The text is something else.
+        """
+        content = json.loads(text)
+        return cls(
+            rows=tuple(_row(row) for row in content["rows"]),
+            verdicts=tuple(Verdict(**{**v, "recommended": Arm(**v["recommended"])}) for v in content["verdicts"]),
+            warnings=tuple(content["warnings"]),
+            notes=tuple(content["notes"]),
+            lost_jobs=tuple(LostJob(**{**job, "overrides": tuple(job["overrides"])}) for job in content["lost_jobs"]),
+            key=content["key"],
+        )
+
+
+def _row(content: Mapping[str, Any]) -> Row:
+    gain = content["transfer_gain"]
+    return Row(
+        **{
+            **content,
+            "arm": Arm(**content["arm"]),
+            "seeds": tuple(content["seeds"]),
+            "test_accuracy": Estimate(**content["test_accuracy"]),
+            "transfer_gain": None if gain is None else Estimate(**gain),
+        }
+    )

@@ -1,0 +1,125 @@
+"""One dataset as a run uses it: its splits, its labels, and the batches of any stretch of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import pytorch_lightning as pl
+
+from tl_experiments.config.schema import Augmentation, Dataset, NoAugmentation
+from tl_experiments.data.batches import batch_notes, eval_batches, step_batches, steps_per_epoch
+from tl_experiments.data.dataset import Batches, ImageItems, Preloaded, live_batches
+from tl_experiments.data.items import SPLITS, Split, fingerprint
+from tl_experiments.data.sources import open_source
+from tl_experiments.data.splits import Indices, assign_splits, subset
+from tl_experiments.data.transforms import Geometry, train_transform
+from tl_experiments.types import Batch, DataSpec
+
+
+class TransferDataModule(pl.LightningDataModule):
+    """Images of one dataset, cut and transformed for one backbone.
+
+    Building it lists and fingerprints the dataset; images are decoded when the first batch of their split is made.
+    Each split that the same transform always turns into the same pixels is kept in memory if it fits.
+
+    Args:
+        cfg: The dataset.
+        augmentation: Of training images.
+        geometry: What the backbone sees.
+        seed: The run's: order, augmentation, and the label subset where ``subset_seed`` is null.
+        batch_size: Training images a step.
+        eval_batch_size: Images a batch on val and test.
+        num_workers: Processes that decode images which are not held in memory.
+
+    Attributes:
+        spec: Classes, sizes, fingerprint and notes. The fingerprint covers contents and splits, not the label subset.
+        steps_per_epoch: Training batches an epoch.
+        images_decoded: Images decoded so far, over all splits.
+
+    Raises:
+        DataError: The dataset cannot be used as it stands.
+    """
+
+    def __init__(
+        self,
+        cfg: Dataset,
+        augmentation: Augmentation,
+        geometry: Geometry,
+        *,
+        seed: int,
+        batch_size: int,
+        eval_batch_size: int,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        self._source = source = open_source(cfg)
+        whole = assign_splits(
+            source.items,
+            source.classes,
+            val_fraction=cfg.val_fraction,
+            test_fraction=cfg.test_fraction,
+            seed=cfg.split_seed,
+        )
+        self._splits = subset(
+            whole,
+            source.items,
+            source.classes,
+            label_fraction=cfg.label_fraction,
+            shots=cfg.shots,
+            seed=seed if cfg.subset_seed is None else cfg.subset_seed,
+        )
+        sizes: dict[str, int] = {split: self._splits.indices[split].size for split in SPLITS}
+        self.spec = DataSpec(
+            source.classes,
+            sizes,
+            fingerprint([source.fingerprint, whole.fingerprint(source.items)]),
+            (*source.notes, *self._splits.notes, *batch_notes(sizes["train"], batch_size)),
+        )
+        self.steps_per_epoch = steps_per_epoch(sizes["train"], batch_size)
+        self.images_decoded = 0
+        self._augmentation, self._geometry, self._seed = augmentation, geometry, seed
+        self._batch_size, self._eval_batch_size, self._num_workers = batch_size, eval_batch_size, num_workers
+        self._preload_max_bytes = cfg.preload_max_bytes
+        self._preloaded: dict[Split, Preloaded] = {}
+
+    def item_ids(self, split: Split) -> tuple[str, ...]:
+        """Ids of the split's images, in the order of ``eval_loader``."""
+        return tuple(self._source.items[index].id for index in self._splits.indices[split])
+
+    def train_batches(self, first_step: int, end_step: int) -> Batches:
+        """The batches of the steps [first_step, end_step), counted over the whole run.
+
+        A run that is cut at any steps, or resumed, sees the same images as one that is not.
+
+        Args:
+            first_step: 0 or more.
+            end_step: ``first_step`` or more.
+        """
+
+        def plan() -> Iterator[tuple[int, Indices]]:
+            return step_batches(self.spec.sizes["train"], self._batch_size, self._seed, first_step, end_step)
+
+        return Batches(lambda: self._make("train", self._augmentation, plan()), end_step - first_step)
+
+    def eval_loader(self, split: Literal["val", "test"]) -> Batches:
+        """All images of the split once, in the order of ``item_ids``, without augmentation."""
+        batches = eval_batches(self.spec.sizes[split], self._eval_batch_size)
+        plan = [(0, positions) for positions in batches]
+        return Batches(lambda: self._make(split, NoAugmentation(name="none"), plan), len(plan))
+
+    def _make(self, split: Split, augmentation: Augmentation, plan: Iterable[tuple[int, Indices]]) -> Iterator[Batch]:
+        indices, size = self._splits.indices[split], self._geometry.image_size
+        transform = train_transform(augmentation, self._geometry)
+        fits = indices.size * 3 * size * size <= self._preload_max_bytes
+        if fits and isinstance(augmentation, NoAugmentation):
+            if split not in self._preloaded:
+                self._preloaded[split] = Preloaded(self._source, indices, transform, size)
+                self.images_decoded += indices.size
+            for _, positions in plan:
+                yield self._preloaded[split].batch(positions)
+        else:
+            images = ImageItems(self._source, indices, transform, self._seed)
+            for batch in live_batches(images, plan, self._num_workers):
+                self.images_decoded += len(batch["label"])
+                yield batch

@@ -1,0 +1,147 @@
+"""Images as batches: decoded as they are needed, or once into memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from tl_experiments.data.items import Source
+from tl_experiments.data.splits import Indices
+from tl_experiments.data.transforms import Transform, sample_seed, seeded
+from tl_experiments.errors import DataError
+from tl_experiments.types import Batch
+
+_DECODING_THREADS = 8  # Pillow decodes and resizes without the GIL
+
+
+class ImageItems(Dataset[Batch]):
+    """Images of one split, decoded whenever they are asked for.
+
+    A key is ``(epoch, position)``, where the position counts the images of the split. A random transform's result
+    depends on the seed, the epoch and the item only: not on the worker, the batch or the order.
+
+    Args:
+        source: Where the images come from.
+        indices: The split's items in the source, ``(n,)``.
+        transform: From an RGB image to uint8 ``(3, size, size)``.
+        seed: Of the transform's randomness.
+    """
+
+    def __init__(self, source: Source, indices: Indices, transform: Transform, seed: int) -> None:
+        self.source, self.indices, self.transform, self.seed = source, indices, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        """One image, without the batch dimension.
+
+        Raises:
+            DataError: It cannot be decoded.
+        """
+        epoch, position = key
+        index = int(self.indices[position])
+        with seeded(sample_seed(self.seed, epoch, index)):
+            image = self.transform(self.source.load(index))
+        label = torch.tensor(self.source.items[index].label)
+        return {"image": image, "label": label, "index": torch.tensor(index)}
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch | DataError:
+        """A whole batch; a DataError is returned, since DataLoader would raise it as another type from a worker."""
+        try:
+            return _stack([self[key] for key in keys])
+        except DataError as error:
+            return error
+
+
+class Preloaded:
+    """A split held in memory as one uint8 tensor ``(n, 3, size, size)``; making a batch is one indexing.
+
+    Args:
+        source: Where the images come from.
+        indices: The split's items in the source, ``(n,)``.
+        transform: From an RGB image to uint8 ``(3, size, size)``; not a random one, since each image is made once.
+        size: Side of the images in pixels.
+
+    Raises:
+        DataError: An image cannot be decoded.
+    """
+
+    def __init__(self, source: Source, indices: Indices, transform: Transform, size: int) -> None:
+        self.images = torch.empty((len(indices), 3, size, size), dtype=torch.uint8)
+        self.labels = torch.tensor([source.items[index].label for index in indices])
+        self.indices = torch.from_numpy(indices)
+
+        def fill(position: int) -> None:
+            self.images[position] = transform(source.load(int(indices[position])))
+
+        with ThreadPoolExecutor(min(_DECODING_THREADS, os.cpu_count() or 1)) as threads:
+            for _ in threads.map(fill, range(len(indices))):
+                pass
+
+    def batch(self, positions: Indices) -> Batch:
+        """The images at these positions of the split, in this order."""
+        chosen = torch.from_numpy(positions)
+        return {"image": self.images[chosen], "label": self.labels[chosen], "index": self.indices[chosen]}
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches that can be gone through again and counted beforehand.
+
+    Args:
+        start: Begins anew.
+        length: Number of batches.
+    """
+
+    start: Callable[[], Iterator[Batch]]
+    length: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.start()
+
+    def __len__(self) -> int:
+        return self.length
+
+
+def live_batches(images: ImageItems, plan: Iterable[tuple[int, Indices]], num_workers: int) -> Iterator[Batch]:
+    """Decode images as they are needed, in ``num_workers`` processes, or in this one where that is 0.
+
+    Args:
+        images: The split.
+        plan: Epoch and positions of each batch.
+        num_workers: Changes the speed only.
+
+    Raises:
+        DataError: An image cannot be decoded.
+    """
+    loader: DataLoader[Batch] = DataLoader(
+        images,
+        batch_sampler=([(epoch, int(position)) for position in positions] for epoch, positions in plan),
+        collate_fn=_as_it_is,
+        num_workers=num_workers,
+        # DataLoader draws a seed for its workers; drawn from the global generator it would change dropout
+        generator=torch.Generator(),
+    )
+    for batch in loader:
+        if isinstance(batch, DataError):
+            raise batch
+        yield batch
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _stack(samples: Sequence[Batch]) -> Batch:
+    return {
+        "image": torch.stack([sample["image"] for sample in samples]),
+        "label": torch.stack([sample["label"] for sample in samples]),
+        "index": torch.stack([sample["index"] for sample in samples]),
+    }

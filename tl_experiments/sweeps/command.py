@@ -1,0 +1,27 @@
+"""The command line of a sweep, before Hydra reads it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_OPTION = re.compile(r"(?P<key>(?P<group>\w+)\.[\w.]+)=(?P<value>.*)", re.DOTALL)
+
+
+def conditional(arguments: Sequence[str]) -> list[str]:
+    """Let an option of a swept group apply only to the choices that have it.
+
+    In ``-m freeze_strategy=full,last_n_blocks freeze_strategy.n=4`` Hydra would look for ``n`` in the group's default
+    choice before the sweep begins. Written as a sweep over one value it is left to the jobs, as swept options are.
+    """
+    if not {"-m", "--multirun"} & set(arguments):
+        return list(arguments)
+    swept = {text.partition("=")[0] for text in arguments if re.fullmatch(r"\w+=[^\"']*,.*", text)}
+    return [_as_sweep(text, swept) for text in arguments]
+
+
+def _as_sweep(text: str, swept: set[str]) -> str:
+    match = _OPTION.fullmatch(text)
+    if match is None or match["group"] not in swept or re.search(r"[,(]", match["value"]) or not match["value"]:
+        return text
+    return f"{match['key']}=choice({match['value']})"

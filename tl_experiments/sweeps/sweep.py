@@ -1,0 +1,122 @@
+"""One command's jobs: planned, entered in the ledger, run where they are not done yet."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tl_experiments.records import RECORD_FILE
+from tl_experiments.sweeps.jobs import Job
+from tl_experiments.sweeps.ledger import ENDED_BADLY, Entry, Ledger
+from tl_experiments.sweeps.local import Slots, run_jobs, slots
+from tl_experiments.sweeps.worker import run_job
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command leaves.
+
+    Args:
+        folder: Of the sweep.
+        trained: Jobs that ran now.
+        skipped: Jobs that were done before.
+        bad: Jobs of this command that did not end well, now or before.
+    """
+
+    folder: Path
+    trained: int
+    skipped: int
+    bad: tuple[Entry, ...]
+
+
+def run_sweep(jobs: Sequence[Job], folder: Path, command: str) -> Outcome:
+    """Run the jobs that are not done, each in a process of its own, and enter how each ended in ``sweep.json``."""
+    with _ledger(jobs, folder, command) as ledger:
+        todo = _not_done(jobs, ledger)
+        where = _slots(todo, ledger) if todo else None
+        if where is not None:
+            done = f", {len(jobs) - len(todo)} done already" if len(todo) < len(jobs) else ""
+            logger.info("sweep %s: %d jobs to run%s, %s", folder, len(todo), done, _describe(where))
+            _run_in_processes(todo, ledger, where)
+        return _outcome(jobs, todo, ledger)
+
+
+def run_single(job: Job, folder: Path, command: str) -> Outcome:
+    """Run one job in this process, with its output on the terminal."""
+    with _ledger([job], folder, command) as ledger:
+        todo = _not_done([job], ledger)
+        if todo:
+            entry = ledger.jobs[job.id]
+            entry.state = "running"
+            ledger.write()
+            entry.state, entry.cause = run_job(job, folder / job.id, None)  # type: ignore[assignment]
+        return _outcome([job], todo, ledger)
+
+
+@contextmanager
+def _ledger(jobs: Sequence[Job], folder: Path, command: str) -> Iterator[Ledger]:
+    """The sweep's ledger, written when the jobs are entered and again however they end."""
+    ledger = Ledger.open(folder)
+    ledger.add(command, [(job.id, job.overrides) for job in jobs])
+    ledger.write()
+    try:
+        yield ledger
+    finally:
+        for entry in ledger.jobs.values():
+            if entry.state == "running":
+                entry.state, entry.cause = "interrupted", "the command ended before the job did; run it again"
+        ledger.write()
+
+
+def _not_done(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
+    """Jobs without a record; those that failed before only on request."""
+    todo = []
+    for job in jobs:
+        entry = ledger.jobs[job.id]
+        if (ledger.folder / job.id / RECORD_FILE).is_file():
+            entry.state, entry.cause = "ok", None
+        elif entry.state not in ENDED_BADLY or job.config.retry_failed:
+            todo.append(job)
+    return todo
+
+
+def _slots(todo: Sequence[Job], ledger: Ledger) -> Slots:
+    config = todo[0].config
+    where = slots(config.executor, config.trainer, len(todo), ledger.plan.get("threads_per_job"))
+    ledger.plan["threads_per_job"] = where.threads
+    return where
+
+
+def _run_in_processes(todo: Sequence[Job], ledger: Ledger, where: Slots) -> None:
+    def started(job: Job) -> None:
+        entry = ledger.jobs[job.id]
+        entry.state, entry.cause, entry.log = "running", None, f"{job.id}/job.log"
+        ledger.write()
+
+    count = 0
+    for ended in run_jobs(todo, lambda job: ledger.folder / job.id, where, started):
+        count += 1
+        entry = ledger.jobs[ended.job.id]
+        entry.state, entry.cause, entry.seconds = ended.state, ended.cause, round(ended.seconds, 2)  # type: ignore[assignment]
+        ledger.write()
+        tail = f"  {ended.cause}" if ended.cause else ""
+        logger.info(
+            "[%*d/%d] %-8s %6.1f s  %s%s",
+            len(str(len(todo))), count, len(todo), ended.state, ended.seconds, " ".join(entry.overrides), tail,
+        )  # fmt: skip
+
+
+def _outcome(jobs: Sequence[Job], todo: Sequence[Job], ledger: Ledger) -> Outcome:
+    bad = tuple(ledger.jobs[job.id] for job in jobs if ledger.jobs[job.id].state != "ok")
+    return Outcome(ledger.folder, len(todo), len(jobs) - len(todo), bad)
+
+
+def _describe(where: Slots) -> str:
+    kind = "CPU" if where.devices[0] is None else "GPU"
+    threads = "thread" if where.threads == 1 else "threads"
+    return f"{len(where.devices)} at once on {kind}, {where.threads} {threads} each"

@@ -1,0 +1,94 @@
+"""What happens inside a job's own process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Mapping
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+from tl_experiments.errors import DivergedError, UserError
+from tl_experiments.sweeps.jobs import Job
+
+OUT_OF_MEMORY_HINT = "lower trainer.batch_size or backbone.preprocessing.image_size"
+
+
+def work(
+    job: Job, folder: Path, threads: int | None, environment: Mapping[str, str], report: connection.Connection
+) -> None:
+    """Run ``job`` in this process and send (state, cause) through ``report``; the log goes to ``job.log``.
+
+    A process that dies before it can report is told from its exit code by the parent.
+    """
+    os.environ.update(environment)
+    _write_output_to(folder / "job.log")
+    _end_with_the_parent()
+    report.send(run_job(job, folder, threads))
+    report.close()
+
+
+def run_job(job: Job, folder: Path, threads: int | None) -> tuple[str, str | None]:
+    """Run ``job`` and return how it ended: (``ok``, None), or a state and a one-line cause. ``sys.exit`` passes through."""
+    import torch
+
+    from tl_experiments.training.run import run
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        run(job.config, folder)
+    except DivergedError as error:
+        return "diverged", str(error)
+    except UserError as error:
+        return "failed", str(error)
+    except torch.OutOfMemoryError as error:
+        return "oom", f"{_first_line(error)} -> {OUT_OF_MEMORY_HINT}"
+    except Exception as error:
+        if "not enough memory" in str(error):  # how torch's CPU allocator says it
+            return "oom", f"{_first_line(error)} -> {OUT_OF_MEMORY_HINT}"
+        traceback.print_exc()
+        return "failed", f"{type(error).__name__}: {_first_line(error)}"
+    return "ok", None
+
+
+def start_logging(stream: Any) -> None:
+    """Our lines, without decoration, to ``stream``."""
+    logger = logging.getLogger("tl_experiments")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _write_output_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    start_logging(sys.stderr)
+
+
+def _end_with_the_parent() -> None:
+    """A job must not outlive the command that started it, however that ended."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True, name="parent watch").start()

@@ -1,0 +1,104 @@
+"""Checks in every run that what should train moves and what should not does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor, nn
+
+from tl_experiments.errors import TrainingError
+from tl_experiments.types import Phase
+
+# Some tensors get their first gradient a step later than others (behind a residual branch that starts at zero).
+_STEPS = 10
+
+
+class FreezeAudit:
+    """Compares a model with itself before the phase.
+
+    Args:
+        model: In the state that the phase starts from.
+        phase: What should train.
+        optimizer: Over exactly the tensors that should.
+
+    Raises:
+        TrainingError: At once, if a trainable tensor is in no group or in several, or a frozen one is in any.
+    """
+
+    def __init__(self, model: nn.Module, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
+        self._model, self._phase = model, phase
+        self._checked = False
+        self._without_gradient = set(phase.lr_multiplier)
+        self._zero_gradient = set(phase.lr_multiplier)
+        # Copies on the CPU: device memory is what training is short of.
+        self._before = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        self._modules = dict(model.named_modules())
+        _check_groups(model, phase, optimizer)
+
+    def see_gradients(self, step: int) -> None:
+        """Note which trainable tensors have had a gradient; call before an optimizer step, until ``check``."""
+        if self._checked or not (self._without_gradient or self._zero_gradient):
+            return
+        for name, parameter in self._model.named_parameters():
+            if name in self._zero_gradient and parameter.grad is not None:
+                self._without_gradient.discard(name)
+                if parameter.grad.count_nonzero() > 0:
+                    self._zero_gradient.discard(name)
+
+    def is_due(self, step: int, steps: int) -> bool:
+        """Whether ``step`` steps are enough to judge."""
+        return not self._checked and step >= min(_STEPS, steps)
+
+    def check(self, when: str) -> None:
+        """Every trainable tensor has moved, no frozen tensor or statistic has.
+
+        A tensor whose gradient was exactly zero so far cannot have moved, and is let pass: dead units exist.
+        """
+        self._checked = True
+        self.check_frozen(when)
+        if self._without_gradient:
+            raise _broken(self._without_gradient, "trainable, but no gradient reaches them", when)
+        state = self._model.state_dict()
+        still = {
+            name
+            for name in self._phase.lr_multiplier
+            if name not in self._zero_gradient and _equal(state[name], self._before[name])
+        }
+        if still:
+            raise _broken(still, "trainable and have gradients, but did not move", when)
+
+    def check_frozen(self, when: str) -> None:
+        """No frozen parameter and no statistic of a module in eval mode has changed by a single bit."""
+        moved = {
+            name
+            for name, tensor in self._model.state_dict().items()
+            if self._must_not_move(name) and not _equal(tensor, self._before[name])
+        }
+        if moved:
+            raise _broken(moved, "frozen, but moved", when)
+
+    def _must_not_move(self, name: str) -> bool:
+        if name in self._phase.lr_multiplier:
+            return False
+        parent, _, leaf = name.rpartition(".")
+        module = self._modules[parent]
+        return leaf in module._parameters or not module.training
+
+
+def _check_groups(model: nn.Module, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
+    count = Counter(id(parameter) for group in optimizer.param_groups for parameter in group["params"])
+    wrong = {name for name, p in model.named_parameters() if count[id(p)] != (name in phase.lr_multiplier)}
+    if wrong:
+        raise _broken(wrong, "not in exactly one optimizer group, or frozen and in one", "before the first step")
+
+
+def _equal(now: Tensor, before: Tensor) -> bool:
+    return torch.equal(now.detach().cpu(), before)
+
+
+def _broken(names: set[str], what: str, when: str) -> TrainingError:
+    listed = sorted(names)
+    return TrainingError(
+        "freeze audit", f"{len(listed)} tensors are {what} {when}, e.g. {', '.join(listed[:3])}", "report this as a bug"
+    )

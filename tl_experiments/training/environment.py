@@ -1,0 +1,73 @@
+"""The device a run uses, and the account of the machine that it leaves in the record."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tl_experiments.config.schema import TrainerConfig
+from tl_experiments.errors import ConfigError
+
+_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "tl-experiments")
+
+
+def choose_accelerator(cfg: TrainerConfig) -> str:
+    """``gpu`` or ``cpu``.
+
+    Raises:
+        ConfigError: A GPU is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if cfg.accelerator == "gpu" and not available:
+        raise ConfigError("trainer.accelerator", "gpu, but torch sees no CUDA device", "trainer.accelerator=auto")
+    return "gpu" if available and cfg.accelerator != "cpu" else "cpu"
+
+
+def choose_precision(cfg: TrainerConfig, accelerator: str) -> str:
+    """The precision asked for; ``auto`` is bf16-mixed on a GPU that has it and 32-true elsewhere."""
+    if cfg.precision != "auto":
+        return cfg.precision
+    return "bf16-mixed" if accelerator == "gpu" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def device_name(accelerator: str) -> str:
+    """The GPU's name, or the processor's with the number of threads."""
+    if accelerator == "gpu":
+        return torch.cuda.get_device_name()
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def environment(accelerator: str, precision: str) -> dict[str, Any]:
+    """Versions, processor, device, precision and threads."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "device": device_name(accelerator),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "packages": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def peak_memory_bytes(accelerator: str) -> int:
+    """Peak of allocated device memory on a GPU, of resident process memory on a CPU."""
+    if accelerator == "gpu":
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,70 @@
+"""What a run is called on disk and in the table. Without torch: a sweep is planned before torch is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from tl_experiments.backbones.locate import locate, weights_digest
+from tl_experiments.config.schema import Dataset, ImageFolder, TrainConfig
+from tl_experiments.strategies.plans import Strategy
+
+# What changes no result: where it runs, who watches, where it is written.
+_NOT_IN_THE_RESULT = ("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "debug")
+_NOT_IN_THE_RESULT_OF = {"trainer": {"num_workers", "eval_batch_size"}, "dataset": {"preload_max_bytes"}}
+
+
+def job_id(config: TrainConfig) -> str:
+    """12 hex digits that change with everything in the config, and in its weights file, that changes the result."""
+    content = dataclasses.asdict(config)
+    for key in _NOT_IN_THE_RESULT:
+        del content[key]
+    for group, names in _NOT_IN_THE_RESULT_OF.items():
+        content[group] = {key: value for key, value in content[group].items() if key not in names}
+    content["backbone"]["weights"] = weights_digest(config.backbone.weights)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def arm(config: TrainConfig) -> dict[str, str]:
+    """What is compared: dataset, backbone, head and freeze strategy, each as a short text."""
+    return {
+        "dataset": _dataset(config.dataset),
+        "backbone": _backbone(config),
+        "head": config.head.name,
+        "freeze_strategy": _strategy(config.freeze_strategy),
+    }
+
+
+def _dataset(dataset: Dataset) -> str:
+    name = Path(dataset.root or "").name if isinstance(dataset, ImageFolder) else dataset.name
+    if dataset.shots is not None:
+        return f"{name}, {dataset.shots} shots"
+    if dataset.label_fraction is not None:
+        return f"{name}, {dataset.label_fraction:.4g} of the labels"
+    return name
+
+
+def _backbone(config: TrainConfig) -> str:
+    """The model's name, and where its weights came from unless they are timm's own or none are meant to be there."""
+    name, weights = config.backbone.name, config.backbone.weights
+    size = config.backbone.preprocessing.image_size
+    sized = f"{name} at {size} px" if size is not None else name
+    if weights == "pretrained" or config.freeze_strategy.reinitialize_backbone:
+        return sized
+    path = locate(weights)
+    if path is None:
+        return f"{sized} ({weights})"
+    run_of = path.parent.parent.name  # outputs/<sweep>/<job>/checkpoint.safetensors
+    return f"{sized} ({run_of if path.stem == 'checkpoint' else path.stem})"
+
+
+def _strategy(strategy: Strategy) -> str:
+    """Its name and, in brackets, the options that tell its arms apart: those without a default, or away from it."""
+    options = []
+    for field in dataclasses.fields(strategy):
+        value = getattr(strategy, field.name)
+        if field.name not in ("name", "base_lr") and (field.default is dataclasses.MISSING or value != field.default):
+            options.append(f"{field.name}={value}")
+    return f"{strategy.name}({', '.join(options)})" if options else strategy.name

@@ -1,0 +1,50 @@
+"""Backbone + head, and the modes that a phase asks for."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tl_experiments.backbones.timm_backbone import TimmBackbone
+from tl_experiments.strategies.apply import modules_held_in_eval, set_requires_grad
+from tl_experiments.types import ModelLayout, Phase
+
+
+class TransferModel(nn.Module):
+    """uint8 images to logits; frozen parts stay frozen whatever mode the model is put in.
+
+    Args:
+        backbone: Images to features.
+        head: Features to logits.
+        layout: Of both, with the parameter names of this module.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: TimmBackbone, head: nn.Module, layout: ModelLayout) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.layout = layout
+        self._held_in_eval: list[nn.Module] = []
+        for name, values in (("mean", backbone.input_spec.mean), ("std", backbone.input_spec.std)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """uint8 images ``(n, 3, size, size)`` to logits ``(n, n_classes)``; normalised here, on the device."""
+        normalised = (image.to(self.mean.dtype) - self.mean) / self.std
+        return self.head(self.backbone(normalised))
+
+    def begin(self, phase: Phase) -> None:
+        """Freeze and unfreeze as ``phase`` says, from now on."""
+        set_requires_grad(self, phase)
+        self._held_in_eval = modules_held_in_eval(self, self.layout, phase)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> TransferModel:
+        """Like ``nn.Module.train``, except that frozen parts stay in eval mode."""
+        super().train(mode)
+        for module in self._held_in_eval:
+            module.eval()
+        return self

@@ -1,0 +1,59 @@
+"""A plan on the clock: which optimizer steps belong to which phase, and where validation falls between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tl_experiments.types import Phase
+
+
+@dataclass(frozen=True)
+class PhaseSteps:
+    """A phase and its steps.
+
+    Args:
+        number: 0, 1, ...
+        phase: What trains.
+        chunks: Half-open ranges of global optimizer steps, in order, cut at the ends of data epochs; the model is
+            validated after each.
+        last: Whether it is the plan's last phase, from which the final weights are chosen.
+    """
+
+    number: int
+    phase: Phase
+    chunks: tuple[tuple[int, int], ...]
+    last: bool
+
+    @property
+    def first_step(self) -> int:
+        """Global number of the phase's first optimizer step."""
+        return self.chunks[0][0]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in the phase."""
+        return self.chunks[-1][1] - self.chunks[0][0]
+
+
+def phase_steps(plan: Sequence[Phase], steps_per_epoch: int, epochs: int) -> tuple[PhaseSteps, ...]:
+    """Lay the phases of ``plan`` over ``epochs`` passes of ``steps_per_epoch`` steps.
+
+    Boundaries are counted in steps, so that more phases than epochs are no trouble. A phase that would have no step of
+    its own, because there are more phases than steps, is left out; what it would have unfrozen is unfrozen by the next.
+    """
+    total = steps_per_epoch * epochs
+    starts = [round(phase.start_fraction * total) for phase in plan]
+    ranges = [(start, end) for start, end in zip(starts, [*starts[1:], total], strict=True)]
+    kept = [(phase, start, end) for phase, (start, end) in zip(plan, ranges, strict=True) if end > start]
+    return tuple(
+        PhaseSteps(number, phase, _chunks(start, end, steps_per_epoch), number == len(kept) - 1)
+        for number, (phase, start, end) in enumerate(kept)
+    )
+
+
+def _chunks(start: int, end: int, steps_per_epoch: int) -> tuple[tuple[int, int], ...]:
+    cuts = [start]
+    while cuts[-1] < end:
+        cuts.append(min(end, (cuts[-1] // steps_per_epoch + 1) * steps_per_epoch))
+    return tuple(zip(cuts[:-1], cuts[1:], strict=True))

@@ -1,0 +1,60 @@
+"""What a run is about to do, said before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tl_experiments.config.schema import TrainConfig
+from tl_experiments.training.build import Parts
+from tl_experiments.training.phases import PhaseSteps
+from tl_experiments.types import Block
+
+
+def summary_lines(cfg: TrainConfig, parts: Parts, device: str, precision: str) -> Iterator[str]:
+    """Data, model, plan and device, a line each."""
+    spec = parts.data.spec
+    sizes = ", ".join(f"{split} {n}" for split, n in spec.sizes.items())
+    yield f"data      {cfg.dataset.name}: {len(spec.classes)} classes, {sizes} images at {_size(parts)} px"
+    for note in spec.notes:
+        yield f"          note: {note}"
+    total = sum(block.size for block in (*parts.model.layout.blocks, parts.model.layout.head))
+    yield f"backbone  {cfg.backbone.name}: {total:,} parameters with the head, weights {parts.weights.source}"
+    for phase in parts.phases:
+        trained = sum(trained_parameters(parts, phase).values())
+        rates = sorted({parts.lr * multiple for multiple in phase.phase.lr_multiplier.values()})
+        span = f"{rates[0]:.3g}" if len(rates) == 1 else f"{rates[0]:.3g} to {rates[-1]:.3g}"
+        yield (
+            f"phase {phase.number}   {cfg.freeze_strategy.name}: trains {trained:,} ({trained / total:.1%}) for "
+            f"{phase.steps} steps at {cfg.optimizer.name} lr {span}"
+        )
+    yield f"device    {device}, {precision}"
+
+
+def trained_parameters(parts: Parts, phase: PhaseSteps) -> dict[str, int]:
+    """Parameter name -> elements, of what the phase trains."""
+    layout = parts.model.layout
+    sizes = {name: size for block in (*layout.blocks, layout.head) for name, size in block.parameters.items()}
+    return {name: sizes[name] for name in phase.phase.lr_multiplier}
+
+
+def layout_table(parts: Parts) -> str:
+    """Block, parameters and, per phase, the learning rate: for ``print_layout=true``."""
+    header = ["block", "parameters", *(f"phase {phase.number} (from step {phase.first_step})" for phase in parts.phases)]
+    rows = [header]
+    for block in (*parts.model.layout.blocks, parts.model.layout.head):
+        rates = [_rate(block, phase, parts.lr) for phase in parts.phases]
+        rows.append([block.name, f"{block.size:,}", *rates])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
+        for cells in (list(zip(row, widths, strict=True)) for row in rows)
+    )
+
+
+def _rate(block: Block, phase: PhaseSteps, lr: float) -> str:
+    rates = sorted({lr * phase.phase.lr_multiplier[name] for name in block.parameters if name in phase.phase.lr_multiplier})
+    return "frozen" if not rates else " to ".join(f"{rate:.3g}" for rate in {rates[0]: None, rates[-1]: None})
+
+
+def _size(parts: Parts) -> int:
+    return parts.model.backbone.input_spec.image_size
