@@ -93,7 +93,7 @@ def _train(verb: str, arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print one line
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(command)()
-    except HydraException as error:
+    except (HydraException, ValueError) as error:  # Hydra raises both for what a user can mistype
         raise translate(error) from error
     return command.execute()
 
@@ -156,7 +156,7 @@ class Command:
 
             for line in push(outcome.folder, config.tracker):
                 sys.stderr.write(f"{line}\n")
-        if compare:
+        if compare and outcome.ok:
             _show(outcome.folder)
         elif not outcome.bad:
             again = "done before: " if not outcome.trained else ""

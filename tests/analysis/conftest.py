@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tl_experiments.records import RunRecord
 
@@ -27,7 +28,7 @@ CONFIG: Mapping[str, Any] = {
 TRAINED = {"feature_extraction": 5_130, "last_n_blocks(n=2)": 3_700_000}
 
 
-def make_record(
+def _record(
     strategy: str = "full",
     seed: int = 0,
     *,
@@ -76,7 +77,7 @@ def make_record(
     return RunRecord(**(content | fields))
 
 
-def make_sweep(
+def _sweep(
     means: Mapping[str, float], *, seeds: Iterable[int] = range(5), factors: Iterable[float] = (1.0,), sd: float = 0.01
 ) -> list[RunRecord]:
     """Strategies x learning-rate factors x seeds; the last factor is the best, seeds shift every arm alike."""
@@ -84,7 +85,7 @@ def make_sweep(
     factors = tuple(factors)
     shifts = {seed: rng.normal(0, sd) for seed in seeds}
     return [
-        make_record(
+        _record(
             strategy,
             seed,
             val=mean + shift - 0.02 * (len(factors) - 1 - index) + rng.normal(0, sd / 3) + 0.005,
@@ -97,3 +98,13 @@ def make_sweep(
         for index, factor in enumerate(factors)
         for seed, shift in shifts.items()
     ]
+
+
+@pytest.fixture(scope="session")
+def make_record() -> Callable[..., RunRecord]:
+    return _record
+
+
+@pytest.fixture(scope="session")
+def make_sweep() -> Callable[..., list[RunRecord]]:
+    return _sweep

@@ -51,18 +51,19 @@ def edge_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str
     for arm in arms:
         trials: list[dict[str, str]] = [json.loads(key) for key in arm.trials]
         chosen: dict[str, str] = json.loads(arm.chosen)
-        for key, value in chosen.items():
-            values = sorted({_number(trial[key]) for trial in trials if key in trial})
-            if len(values) >= _GRID and _number(value) in (values[0], values[-1]):
-                end = "smallest" if _number(value) == values[0] else "largest"
-                at_edge.setdefault(f"{key}={value}, the {end} tried, was chosen for", []).append(names[arm.arm])
+        for key in chosen:
+            tried = [number for trial in trials if (number := _number(trial.get(key))) is not None]
+            value = _number(chosen[key])
+            if value is not None and len(set(tried)) >= _GRID and value in (min(tried), max(tried)):
+                end = "smallest" if value == min(tried) else "largest"
+                at_edge.setdefault(f"{key}={value:g}, the {end} tried, was chosen for", []).append(names[arm.arm])
     return [f"{start} {listed(arms)}: a value beyond may be better." for start, arms in at_edge.items()]
 
 
-def _number(value: str) -> float:
-    parsed = json.loads(value)
-    # Texts, lists and switches have no order: they all become one value, and so never a grid.
-    return float(parsed) if isinstance(parsed, int | float) and not isinstance(parsed, bool) else 0.0
+def _number(value: str | None) -> float | None:
+    parsed = None if value is None else json.loads(value)
+    # Texts, lists and switches have no order, and so no edge.
+    return float(parsed) if isinstance(parsed, int | float) and not isinstance(parsed, bool) else None
 
 
 def lost_warning(jobs: Sequence[LostJob]) -> list[str]:

@@ -42,13 +42,13 @@ class Column:
         title: Heading.
         cell: Row -> text, not yet made safe.
         number: Whether it is set flush right.
-        optional: Whether a narrow terminal may go without it.
+        optional: Order in which a narrow terminal goes without it, 1 first; 0 keeps it always.
     """
 
     title: str
     cell: Cell
     number: bool = True
-    optional: bool = False
+    optional: int = 0
 
 
 def compact_columns(rows: Sequence[Row]) -> list[Column]:
@@ -59,9 +59,9 @@ def compact_columns(rows: Sequence[Row]) -> list[Column]:
         Column("test", lambda row: with_margin(row.test_accuracy)),
         Column("gain", lambda row: "" if row.transfer_gain is None else with_margin(row.transfer_gain, sign=True)),
         Column("p", _p_value),
-        Column("trained", lambda row: count(row.trained_parameters)),
-        Column("a run", lambda row: seconds(row.wall_clock_s)),
-        Column("memory", lambda row: memory(row.peak_memory_bytes), optional=True),
+        Column("trained", lambda row: count(row.trained_parameters), optional=2),
+        Column("a run", lambda row: seconds(row.wall_clock_s), optional=3),
+        Column("memory", lambda row: memory(row.peak_memory_bytes), optional=1),
     ]
     return [column for column in columns if any(column.cell(row) for row in rows)]
 

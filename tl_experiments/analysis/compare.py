@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from tl_experiments.analysis.comparison import compare_records
 from tl_experiments.analysis.folders import Found, find, load
 from tl_experiments.analysis.results import Comparison
+from tl_experiments.analysis.tables import table_csv, table_markdown
 from tl_experiments.analysis.terminal import show
 from tl_experiments.errors import UserError
 from tl_experiments.records import write_atomically
@@ -39,9 +41,6 @@ def compare(*folders: Path | str) -> Comparison:
 
 
 def _compute(found: Found, target: Path) -> Comparison:
-    from tl_experiments.analysis.comparison import compare_records
-    from tl_experiments.analysis.tables import table_csv, table_markdown
-
     comparison = replace(compare_records(*load(found)), key=found.key)
     # The JSON comes last: where it stands, the tables of the same key stand too.
     write_atomically(target / CSV_FILE, table_csv(comparison))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from tl_experiments.analysis.columns import Column, caption, compact_columns, explanation, job_name
-from tl_experiments.analysis.results import Comparison
+from tl_experiments.analysis.results import Comparison, Row
 from tl_experiments.analysis.wording import plain, short
 
 if TYPE_CHECKING:
@@ -28,15 +29,21 @@ def show(comparison: Comparison, console: Console) -> None:
         comparison: What to print.
         console: Where to; its width and encoding are kept to.
     """
-    rows = comparison.rows
-    columns = compact_columns(rows)
-    fitting = _fitting(columns, comparison, console.width)
-    left_out = [f"{column.title}: in table.md" for column in columns if column not in fitting]
-    console.print(_text(short(caption(rows), SENTENCE_LIMIT), console, "bold"))
-    console.print()
-    console.print(_table(fitting, comparison, console))
-    for line in (*explanation(rows), *left_out):
+    left_out: list[str] = []
+    # A table a dataset: its rows are compared with each other only, and its name needs no column.
+    for _, group in groupby(comparison.rows, key=lambda row: row.arm.dataset):
+        rows = list(group)
+        columns = compact_columns(rows)
+        fitting = _fitting(columns, rows, console.width)
+        left_out += [column.title for column in columns if column not in fitting]
+        console.print(_text(short(caption(rows), SENTENCE_LIMIT), console, "bold"))
+        console.print()
+        console.print(_table(fitting, rows, console))
+        console.print()
+    for line in explanation(comparison.rows):
         console.print(_text(line, console, "dim"))
+    if left_out:
+        console.print(_text(f"in table.md: {', '.join(dict.fromkeys(left_out))}", console, "dim"))
     for verdict in comparison.verdicts:
         sentence = _text(short(verdict.sentence, SENTENCE_LIMIT), console)
         sentence.stylize("bold", 0, len("Verdict"))
@@ -55,16 +62,25 @@ def show(comparison: Comparison, console: Console) -> None:
         console.print(_text(f"note: {short(note, SENTENCE_LIMIT)}", console, "dim"))
 
 
-def _fitting(columns: list[Column], comparison: Comparison, width: int) -> list[Column]:
+def _fitting(columns: Sequence[Column], rows: Sequence[Row], width: int) -> list[Column]:
     """Leave optional columns out rather than wrap the names of the arms."""
-    needed = -_GAP
-    for column in columns:
-        cells = [column.title, *(plain(column.cell(row)) for row in comparison.rows)]
-        needed += _GAP + min(LABEL_LIMIT, max(map(len, cells)))
-    return columns if needed <= width else [column for column in columns if not column.optional]
+    kept = list(columns)
+    for column in sorted((column for column in columns if column.optional), key=lambda column: column.optional):
+        if sum(_width(each, rows) for each in kept) + _GAP * (len(kept) - 1) <= width:
+            break
+        kept.remove(column)
+    return kept
 
 
-def _table(columns: list[Column], comparison: Comparison, console: Console) -> Table:
+def _width(column: Column, rows: Sequence[Row]) -> int:
+    return max(len(text) for text in (column.title, *(_cell(column, row) for row in rows)))
+
+
+def _cell(column: Column, row: Row) -> str:
+    return short(plain(column.cell(row)), LABEL_LIMIT)
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Row], console: Console) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -76,11 +92,9 @@ def _table(columns: list[Column], comparison: Comparison, console: Console) -> T
             no_wrap=column.number,
             overflow="fold",
         )
-    ends = {one.arm for one, two in pairwise(comparison.rows) if one.arm.dataset != two.arm.dataset}
-    for row in comparison.rows:
+    for row in rows:
         style = "bold green" if row.recommended else "red" if row.negative_transfer else ""
-        cells = [_text(short(plain(column.cell(row)), LABEL_LIMIT), console, style) for column in columns]
-        table.add_row(*cells, end_section=row.arm in ends)
+        table.add_row(*(_text(_cell(column, row), console, style) for column in columns))
     return table
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from tl_experiments.analysis.arms import MIN_SEEDS, Arm, ArmRuns, control_of
 from tl_experiments.analysis.statistics import Estimate, holm, paired_test
 
-PRIMARY_TEST = "paired t-test over seeds on test accuracy, two-sided, Holm-corrected"
+PRIMARY_TEST = "paired t-test over seeds on test accuracy, two-sided, Holm"
 SIGNIFICANCE = 0.05
 
 Outcome = Literal["better", "worse", "not distinguishable", "too few seeds"]

@@ -64,7 +64,8 @@ def p_sign(p_value: float) -> str:
     """``=0.04`` or ``<0.001``: a p value with its relation."""
     if p_value < 0.001:
         return "<0.001"
-    return f"={p_value:.3f}" if p_value < 0.01 else f"={p_value:.2f}"
+    # Three digits around the threshold: 0.049 must not read as 0.05.
+    return f"={p_value:.3f}" if p_value < 0.1 else f"={p_value:.2f}"
 
 
 def count(number: float) -> str:

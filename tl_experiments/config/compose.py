@@ -66,7 +66,7 @@ def compose(overrides: Sequence[str] = (), verb: str = "train") -> TrainConfig:
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             return finish(plain_config(hydra_compose(verb, list(overrides))))
-    except HydraException as error:
+    except (HydraException, ValueError) as error:  # Hydra raises both for what a user can mistype
         raise translate(error) from None
 
 

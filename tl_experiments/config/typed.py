@@ -20,7 +20,7 @@ _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", st
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The nearest known words, as the fix of an error."""
     names = sorted(set(known))
-    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6) or [name for name in names if name.startswith(word)][:1]
     if near:
         closeness = {name: difflib.SequenceMatcher(None, word, name).ratio() for name in near}
         return f"did you mean {' or '.join(name for name in near if closeness[name] > closeness[near[0]] - 0.05)}?"

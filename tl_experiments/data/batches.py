@@ -64,4 +64,4 @@ def eval_batches(n: int, batch_size: int) -> list[Positions]:
 
 
 def _joined(n: int, batch_size: int) -> bool:
-    return batch_size > 1 and n > batch_size and n % batch_size == 1
+    return n > batch_size and n % batch_size == 1

@@ -88,7 +88,7 @@ def _compose(
 
     try:
         cfg = loader.load_configuration(verb, [*hydra_overrides, *overrides], run_mode=RunMode.RUN)
-    except HydraException as error:
+    except (HydraException, ValueError) as error:
         raise translate(error) from None
     with open_dict(cfg):
         del cfg["hydra"]

@@ -25,12 +25,14 @@ class Outcome:
         folder: Of the sweep.
         trained: Jobs that ran now.
         skipped: Jobs that were done before.
+        ok: Jobs of this command that have a record.
         bad: Jobs of this command that did not end well, now or before.
     """
 
     folder: Path
     trained: int
     skipped: int
+    ok: int
     bad: tuple[Entry, ...]
 
 
@@ -98,6 +100,7 @@ def _run_in_processes(todo: Sequence[Job], ledger: Ledger, where: Slots) -> None
         entry.state, entry.cause, entry.log = "running", None, f"{job.id}/job.log"
         ledger.write()
 
+    common = set.intersection(*(set(job.overrides) for job in todo)) if len(todo) > 1 else set()
     count = 0
     for ended in run_jobs(todo, lambda job: ledger.folder / job.id, where, started):
         count += 1
@@ -105,15 +108,16 @@ def _run_in_processes(todo: Sequence[Job], ledger: Ledger, where: Slots) -> None
         entry.state, entry.cause, entry.seconds = ended.state, ended.cause, round(ended.seconds, 2)  # type: ignore[assignment]
         ledger.write()
         tail = f"  {ended.cause}" if ended.cause else ""
+        what = " ".join(override for override in entry.overrides if override not in common)
         logger.info(
             "[%*d/%d] %-8s %6.1f s  %s%s",
-            len(str(len(todo))), count, len(todo), ended.state, ended.seconds, " ".join(entry.overrides), tail,
+            len(str(len(todo))), count, len(todo), ended.state, ended.seconds, what, tail,
         )  # fmt: skip
 
 
 def _outcome(jobs: Sequence[Job], todo: Sequence[Job], ledger: Ledger) -> Outcome:
     bad = tuple(ledger.jobs[job.id] for job in jobs if ledger.jobs[job.id].state != "ok")
-    return Outcome(ledger.folder, len(todo), len(jobs) - len(todo), bad)
+    return Outcome(ledger.folder, len(todo), len(jobs) - len(todo), len(jobs) - len(bad), bad)
 
 
 def _describe(where: Slots) -> str:

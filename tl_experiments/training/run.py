@@ -100,6 +100,7 @@ def _fit(
             reload_dataloaders_every_n_epochs=1,  # a chunk is one of Lightning's epochs
             gradient_clip_val=cfg.trainer.gradient_clip_norm,
             num_sanity_val_steps=0,
+            inference_mode=False,  # images decoded during a validation are trained on later
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,

@@ -1,0 +1,148 @@
+import pytest
+from scipy import stats
+
+from tl_experiments.analysis.comparison import compare_records
+from tl_experiments.analysis.results import Comparison
+from tl_experiments.errors import UserError
+
+
+def job(state, job_id="j", cause="because", **fields):
+    entry = {"id": job_id, "overrides": ["seed=1"], "state": state, "cause": cause, "log": "log.txt", "seconds": 1.5}
+    return entry | fields
+
+
+def row_of(comparison, strategy):
+    return next(row for row in comparison.rows if row.arm.freeze_strategy == strategy)
+
+
+def test_the_row_holds_the_chosen_trial_and_the_cost_of_all(make_record):
+    low = {"optimizer.lr_factor": 0.3}
+    records = [
+        make_record(seed=0, val=0.9, test=0.80, nll=0.2, wall_clock_s=2, peak_memory_bytes=5),
+        make_record(seed=1, val=0.8, test=0.90, nll=0.4, wall_clock_s=4, peak_memory_bytes=9),
+        make_record(seed=0, val=0.1, test=0.99, settings=low, wall_clock_s=10, peak_memory_bytes=99),
+        make_record(seed=1, val=0.1, test=0.99, settings=low, wall_clock_s=20, peak_memory_bytes=99),
+    ]
+    (row,) = compare_records(records).rows
+    assert (row.trials, row.settings, row.seeds, row.max_epochs) == (2, {"lr_factor": "1"}, (0, 1), 20)
+    assert (row.val_accuracy, row.test_accuracy.mean) == (pytest.approx(0.85), pytest.approx(0.85))
+    assert (row.test_macro_f1, row.test_nll) == (pytest.approx(0.84), pytest.approx(0.3))
+    assert (row.wall_clock_s, row.all_trials_s, row.peak_memory_bytes, row.labels_spent) == (3, 36, 9, 100)
+    assert (row.trained_parameters, row.total_parameters) == (4_920_000, 4_920_000)
+    low_end, high_end = stats.t.interval(0.95, 1, loc=0.85, scale=stats.sem([0.8, 0.9]))
+    assert (row.test_accuracy.low, row.test_accuracy.high) == (pytest.approx(low_end), pytest.approx(high_end))
+
+
+def test_pretraining_is_counted_once_for_each_set_of_weights(make_record):
+    weights = [{"source": "outputs/a", "sha256": digest, "matched": 1} for digest in ("a", "a", "b")]
+    records = [make_record(seed=s, weights=w, pretraining_s=60.0) for s, w in enumerate(weights)]
+    (row,) = compare_records(records).rows
+    assert (row.pretraining_s, row.all_trials_s) == (120.0, 12.0)
+
+
+def test_transfer_gain_is_paired_by_seed(make_record):
+    full, control = {0: 0.90, 1: 0.94, 2: 0.91, 5: 0.0}, {2: 0.88, 1: 0.92, 0: 0.85, 7: 0.0}
+    records = [make_record("full", seed, val=0.99, test=test) for seed, test in full.items()]
+    records += [make_record("from_scratch", seed, val=0.9, test=test) for seed, test in control.items()]
+    comparison = compare_records(records)
+    reference = stats.ttest_rel([0.90, 0.94, 0.91], [0.85, 0.92, 0.88])
+    gain = row_of(comparison, "full").transfer_gain
+    assert (gain.n, gain.mean) == (3, pytest.approx((0.05 + 0.02 + 0.03) / 3))
+    assert gain.low == pytest.approx(reference.confidence_interval(0.95).low)
+    assert row_of(comparison, "from_scratch").transfer_gain is None
+    assert row_of(comparison, "from_scratch").p_value == pytest.approx(reference.pvalue)
+
+
+@pytest.mark.parametrize(
+    ("tests", "negative"),
+    [
+        ([0.80, 0.81, 0.79], True),
+        ([0.80, 0.95, 0.90], False),  # the mean is below 0, the interval is not
+        ([0.91, 0.89, 0.90], False),
+        ([0.99, 0.98, 0.99], False),
+        ([0.50, 0.50], False),  # two seeds tell nothing, in either direction
+    ],
+)
+def test_negative_transfer(make_record, tests, negative):
+    records = [make_record("feature_extraction", seed, test=test) for seed, test in enumerate(tests)]
+    records += [make_record("from_scratch", seed, test=test) for seed, test in enumerate([0.90, 0.90, 0.90])]
+    comparison = compare_records(records)
+    assert row_of(comparison, "feature_extraction").negative_transfer is negative
+    assert ("Negative transfer" in comparison.verdicts[0].sentence) is negative
+
+
+@pytest.mark.parametrize(("rising", "warned"), [((True, True, False), True), ((True, False), False)])
+def test_a_control_that_still_rises_is_marked(make_record, rising, warned):
+    records = [make_record("from_scratch", seed, still_rising=rise) for seed, rise in enumerate(rising)]
+    records += [make_record("full", seed, still_rising=True) for seed in range(len(rising))]
+    warnings = compare_records(records).warnings
+    assert [w for w in warnings if "rising" in w] == (
+        ["from_scratch was still rising in 2 of 3 runs: more trainer.max_epochs may shrink the gain over from_scratch."]
+        if warned
+        else []
+    )
+
+
+def test_unequal_budgets_are_named(make_record):
+    records = [make_record("full"), make_record("full", settings={"optimizer.lr_factor": 3.0})]
+    records += [make_record("from_scratch", settings={"trainer.max_epochs": 5})]
+    assert compare_records(records).warnings == (
+        "Unequal budgets: 1 trial for from_scratch; 2 trials for full.",
+        "Unequal budgets: 5 epochs for from_scratch; 20 epochs for full.",
+    )
+    records = [make_record("full"), make_record("from_scratch", 0), make_record("from_scratch", 1)]
+    assert compare_records(records).warnings == ("Unequal budgets: 1 seed for full; 2 seeds for from_scratch.",)
+
+
+def test_equal_budgets_warn_of_nothing(make_sweep):
+    assert compare_records(make_sweep({"full": 0.9, "from_scratch": 0.8}, factors=(1.0, 3.0))).warnings == ()
+
+
+def test_a_choice_at_the_edge_of_what_was_tried_is_named(make_sweep):
+    comparison = compare_records(make_sweep({"full": 0.9, "from_scratch": 0.8}, factors=(0.3, 1.0, 3.0)))
+    assert comparison.warnings == (
+        "optimizer.lr_factor=3, the largest tried, was chosen for full and from_scratch: a value beyond may be better.",
+    )
+    inside = compare_records(make_sweep({"full": 0.9}, factors=(0.3, 30.0, 3.0)))
+    assert inside.warnings == ()
+
+
+def test_jobs_that_did_not_end_well_are_listed_and_in_no_mean(make_record):
+    nan = make_record(seed=3, test=float("nan"))
+    records = [make_record(seed=seed, test=0.9) for seed in range(3)]
+    jobs = [
+        job("ok", "a"),
+        job("failed", "b"),
+        job("diverged", "c", cause="nan at step 3"),
+        job("oom", "d", cause=None),
+    ]
+    comparison = compare_records([*records, nan], jobs)
+    assert [(lost.job_id, lost.state, lost.cause) for lost in comparison.lost_jobs] == [
+        (nan.job_id, "diverged", "test accuracy is nan"),
+        ("b", "failed", "because"),
+        ("c", "diverged", "nan at step 3"),
+        ("d", "oom", ""),
+    ]
+    assert comparison.warnings == ("4 jobs not in the table: 2 diverged, 1 failed, 1 oom.",)
+    assert comparison.rows[0].test_accuracy.mean == pytest.approx(0.9)
+
+
+def test_notes_come_once(make_record):
+    data = {"fingerprint": "f", "sizes": {}, "labels_spent": 1, "notes": ["no test split"]}
+    records = [make_record(seed=seed, data=data, notes=("a fallback",)) for seed in range(3)]
+    assert compare_records(records).notes == ("a fallback", "no test split")
+
+
+def test_nothing_finished_is_an_error():
+    with pytest.raises(UserError, match=r"^compare: 0 finished runs, expected 1 or more; 1 job .*: 1 failed\. -> "):
+        compare_records([], [job("failed")])
+
+
+def test_json_round_trip(make_sweep, make_record):
+    records = make_sweep({"full": 0.95, "from_scratch": 0.9}, factors=(0.3, 1.0))
+    records += [make_record(arm={"dataset": "\ud800\x1b[31m letters", "head": "🙂"})]
+    comparison = compare_records(records, [job("failed")])
+    text = comparison.to_json()
+    assert text.isascii()
+    assert Comparison.from_json(text) == comparison
+    assert Comparison.from_json(text).to_json() == text
