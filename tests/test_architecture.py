@@ -59,7 +59,9 @@ def test_imports_point_down(path):
     for name in imports(path):
         if name.startswith("tl_experiments."):
             imported = name.split(".")[1]
-            imported = imported if (PACKAGE / imported).exists() or (PACKAGE / f"{imported}.py").exists() else "__init__"
+            imported = (
+                imported if (PACKAGE / imported).exists() or (PACKAGE / f"{imported}.py").exists() else "__init__"
+            )
             assert imported in {layer(path), *MAY_IMPORT[layer(path)]}, f"{layer(path)} must not import {imported}"
 
 
@@ -85,7 +87,17 @@ HEAVY = {"torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "w
 
 @pytest.mark.parametrize(
     "module",
-    ["tl_experiments", "cli", "help", "config", "strategies.plans", "analysis", "records", "sweeps.sweep", "sweeps.expand"],
+    [
+        "tl_experiments",
+        "cli",
+        "help",
+        "config",
+        "strategies.plans",
+        "analysis",
+        "records",
+        "sweeps.sweep",
+        "sweeps.expand",
+    ],
 )
 def test_light_modules_import_nothing_heavy(module):
     name = module if module == "tl_experiments" else f"tl_experiments.{module}"
@@ -97,5 +109,7 @@ def test_light_modules_import_nothing_heavy(module):
 def test_the_api_is_lazy():
     code = "import sys; from tl_experiments import run, compare, compose; print('torch' in sys.modules)"
     before = "import sys, tl_experiments; tl_experiments.compose; print('torch' in sys.modules)"
-    runs = [subprocess.run([sys.executable, "-c", c], capture_output=True, text=True, check=True) for c in (before, code)]
+    runs = [
+        subprocess.run([sys.executable, "-c", c], capture_output=True, text=True, check=True) for c in (before, code)
+    ]
     assert [run.stdout.strip() for run in runs] == ["False", "True"]

@@ -39,8 +39,9 @@ def verb_help(verb: str) -> str:
     names = groups()
     width = max(map(len, names))
     lines = [f"  {group:<{width}}  {' | '.join(choices(group))}" for group in names]
-    return f"{_EXAMPLES[verb]}\nGroups (group=choice; options as group.option=value; tl list GROUP explains):\n" + "\n".join(
-        [*lines, ""]
+    return (
+        f"{_EXAMPLES[verb]}\nGroups (group=choice; options as group.option=value; tl list GROUP explains):\n"
+        + "\n".join([*lines, ""])
     )
 
 

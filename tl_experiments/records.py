@@ -110,4 +110,6 @@ class RunRecord:
             sequences = {key: tuple(content[key]) for key in ("classes", "phases", "notes")}
             return cls(**{**content, **sequences})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(str(path), f"no readable record ({error})", "run the job again, or remove its folder") from None
+            raise UserError(
+                str(path), f"no readable record ({error})", "run the job again, or remove its folder"
+            ) from None

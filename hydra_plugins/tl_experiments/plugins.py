@@ -50,11 +50,11 @@ class TLSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.loader = hydra_context.config_loader
-        self.launcher = TLLauncher()
-        self.launcher.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        self.jobs = TLLauncher()
+        self.jobs.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        return self.launcher.launch(expand(self.loader, self.params, arguments), 0)
+        return self.jobs.launch(expand(self.loader, self.params, arguments), 0)
 
 
 store = ConfigStore.instance()

@@ -11,14 +11,14 @@ from timm.data import resolve_model_data_config
 
 from tl_experiments.backbones.layout import layout_of
 from tl_experiments.backbones.timm_backbone import build_backbone
-from tl_experiments.config.schema import BackboneConfig, Preprocessing
+from tl_experiments.config.schema import BackboneConfig, Linear, Preprocessing
 from tl_experiments.errors import ConfigError, WeightsError
 from tl_experiments.heads import build_head
 
 AS_PRETRAINED = Preprocessing(image_size=None, mean=None, std=None, interpolation=None, crop_fraction=None)
 FAMILIES = [
-    "test_resnet", "test_vit", "test_vit3", "test_convnext", "test_efficientnet", "test_nfnet", "test_byobnet", "test_mambaout",
-    "resnet18", "mobilenetv3_small_050", "regnetx_002", "tf_efficientnetv2_b0",
+    "test_resnet", "test_vit", "test_vit3", "test_convnext", "test_efficientnet", "test_nfnet", "test_byobnet",
+    "test_mambaout", "resnet18", "mobilenetv3_small_050", "regnetx_002", "tf_efficientnetv2_b0",
 ]  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_features_are_timms_own(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_layout_covers_every_parameter_once_and_in_depth_order(name):
     backbone = build_backbone(config(name), seed=0)
-    head = build_head(None, backbone.feature_dim, 3, seed=0)  # type: ignore[arg-type]
+    head = build_head(Linear(name="linear"), backbone.feature_dim, 3, seed=0)
     layout = layout_of(backbone, head)
     listed = [parameter for block in layout.blocks for parameter in block.parameters]
     assert len(listed) == len(set(listed))
@@ -56,9 +56,9 @@ def test_the_layout_covers_every_parameter_once_and_in_depth_order(name):
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext", "densenet121", "resnet18"])
 def test_the_last_block_is_worth_training(name):
-    """timm's last group can be a final norm alone: last_n_blocks(1) would train a thousand numbers and call it a block."""
+    """timm's last group can be a final norm alone, and last_n_blocks(1) would train a thousand numbers."""
     backbone = build_backbone(config(name), seed=0)
-    layout = layout_of(backbone, build_head(None, backbone.feature_dim, 3, seed=0))  # type: ignore[arg-type]
+    layout = layout_of(backbone, build_head(Linear(name="linear"), backbone.feature_dim, 3, seed=0))
     assert layout.blocks[-1].size > 0.1 * layout.blocks[-2].size
 
 
@@ -71,7 +71,7 @@ def test_the_last_block_is_worth_training(name):
 )
 def test_blocks_are_the_papers(name, blocks):
     backbone = build_backbone(config(name), seed=0)
-    layout = layout_of(backbone, build_head(None, backbone.feature_dim, 3, seed=0))  # type: ignore[arg-type]
+    layout = layout_of(backbone, build_head(Linear(name="linear"), backbone.feature_dim, 3, seed=0))
     assert [block.name for block in layout.blocks] == blocks
 
 

@@ -44,7 +44,9 @@ def test_every_common_form_loads(form, state, tmp_path):
     backbone = build(path)
     loaded = backbone.net.state_dict()
     for name, tensor in loaded.items():
-        assert torch.equal(tensor, state[name].half().float() if form == "half" and tensor.is_floating_point() else state[name])
+        assert torch.equal(
+            tensor, state[name].half().float() if form == "half" and tensor.is_floating_point() else state[name]
+        )
     assert backbone.report.matched == len(loaded)
     assert backbone.report.classifier_dropped == 2
     assert backbone.report.sha256 == weights_digest(str(path))
@@ -119,7 +121,10 @@ def test_the_digest_follows_the_content(tmp_path):
 def test_real_weights_load_and_classify(name, classes, shared_data):
     path = shared_data / "weights" / f"tf_mobilenetv2_100_{name}.safetensors"
     cfg = BackboneConfig(
-        name="mobilenetv2_100", weights=str(path), kwargs={"pad_type": "same", "bn_eps": 1e-3}, preprocessing=AS_PRETRAINED
+        name="mobilenetv2_100",
+        weights=str(path),
+        kwargs={"pad_type": "same", "bn_eps": 1e-3},
+        preprocessing=AS_PRETRAINED,
     )
     backbone = build_backbone(cfg, seed=0).eval()
     reference = timm.create_model("mobilenetv2_100", num_classes=classes, pad_type="same", bn_eps=1e-3).eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os.path
+import itertools
 from collections.abc import Iterable, Sequence
 
 from timm.models import group_parameters
@@ -33,7 +33,9 @@ def layout_of(backbone: TimmBackbone, head: nn.Module) -> ModelLayout:
     ordered = [list(groups[key]) for key in sorted(groups)]
     covered = [name for group in ordered for name in group]
     if sorted(covered) != sorted(sizes):
-        raise ConfigError("backbone.name", f"timm's blocks of {type(net).__name__} miss parameters", "choose another backbone")
+        raise ConfigError(
+            "backbone.name", f"timm's blocks of {type(net).__name__} miss parameters", "choose another backbone"
+        )
     if len(ordered) > 1 and _size(ordered[-1], sizes) < _TAIL_SHARE * _size(ordered[-2], sizes):
         ordered[-2:] = [[*ordered[-2], *ordered[-1]]]
     names = _names(ordered)
@@ -50,12 +52,17 @@ def _size(group: Iterable[str], sizes: dict[str, int]) -> int:
 
 
 def _names(groups: Sequence[Sequence[str]]) -> list[str]:
-    """A block is called after the module that most of its parameters share; the first, if they share none, ``stem``."""
+    """A block is called after the module that holds all its parameters; the first, if there is none, ``stem``."""
     found: list[str] = []
     for index, group in enumerate(groups):
-        parts = [name.split(".")[:-1] for name in group]
-        common = os.path.commonprefix([part for part in parts if part[:1] == parts[0][:1]])
-        shared = common if all(part[: len(common)] == common for part in parts) or index else []
-        name = ".".join(shared) or ("stem" if index == 0 else f"block{index}")
+        modules = [parameter.split(".")[:-1] for parameter in group]
+        if index > 0:  # a norm that was merged into a block does not change its name
+            modules = [module for module in modules if module[:1] == modules[0][:1]]
+        name = _common(modules) or ("stem" if index == 0 else f"block{index}")
         found.append(name if name not in found else f"{name}#{index}")
     return found
+
+
+def _common(paths: Sequence[Sequence[str]]) -> str:
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return ".".join(parts[0] for parts in shared)

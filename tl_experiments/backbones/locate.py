@@ -25,7 +25,9 @@ def locate(weights: str) -> Path | None:
         return None
     path = Path(os.path.expandvars(weights)).expanduser()
     if path.is_dir():
-        found = [file for file in (path / CHECKPOINT_FILE, *sorted(path.glob(f"*/{CHECKPOINT_FILE}"))) if file.is_file()]
+        found = [
+            file for file in (path / CHECKPOINT_FILE, *sorted(path.glob(f"*/{CHECKPOINT_FILE}"))) if file.is_file()
+        ]
         if len(found) == 1:
             return found[0]
         raise WeightsError(
@@ -33,7 +35,9 @@ def locate(weights: str) -> Path | None:
         )
     if not path.is_file():
         raise WeightsError(
-            "backbone.weights", f"no file {path}", "give pretrained, random, a .safetensors or .pth file, or a run's folder"
+            "backbone.weights",
+            f"no file {path}",
+            "give pretrained, random, a .safetensors or .pth file, or a run's folder",
         )
     if path.suffix not in _SUFFIXES:
         raise WeightsError("backbone.weights", f"{path} is of no known kind", f"expected {', '.join(_SUFFIXES)}")
@@ -46,11 +50,11 @@ def weights_digest(weights: str) -> str:
     if path is None:
         return weights
     stat = path.stat()
-    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+    return _sha256(path, (stat.st_size, stat.st_mtime_ns))
 
 
 @cache
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Hash of a file; size and time are arguments so that a changed file is read again."""
+def _sha256(path: Path, _state: tuple[int, int]) -> str:
+    """Hash of a file; its size and time are arguments so that a changed file is read again."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

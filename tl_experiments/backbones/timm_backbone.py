@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from tl_experiments.backbones.weights import WeightsReport, load_weights
-from tl_experiments.config.schema import BackboneConfig, Preprocessing
+from tl_experiments.config.schema import BackboneConfig, Interpolation, Preprocessing
 from tl_experiments.errors import ConfigError, WeightsError
 
 
@@ -30,7 +30,7 @@ class InputSpec:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    interpolation: str
+    interpolation: Interpolation
     crop_fraction: float
 
 
@@ -82,7 +82,9 @@ def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(cfg.name, pretrained=pretrained, num_classes=0, **kwargs)
     except TypeError as error:
-        raise ConfigError("backbone.kwargs", f"timm refuses them for {cfg.name} ({error})", "see timm.create_model") from None
+        raise ConfigError(
+            "backbone.kwargs", f"timm refuses them for {cfg.name} ({error})", "see timm.create_model"
+        ) from None
     except (OSError, RuntimeError) as error:  # no network, no such file on the hub, or no weights of that name
         if not pretrained:
             raise
@@ -105,6 +107,6 @@ def _input_spec(net: nn.Module, overrides: Preprocessing) -> InputSpec:
         image_size=overrides.image_size or int(default["input_size"][-1]),
         mean=tuple(overrides.mean or default["mean"]),
         std=tuple(overrides.std or default["std"]),
-        interpolation=overrides.interpolation or default["interpolation"],
+        interpolation=overrides.interpolation or cast(Interpolation, default["interpolation"]),
         crop_fraction=overrides.crop_fraction or float(default["crop_pct"]),
     )

@@ -67,7 +67,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise WeightsError(str(path), f"cannot be read ({reason})", "give a .safetensors file or a plain state_dict") from None
+        raise WeightsError(
+            str(path), f"cannot be read ({reason})", "give a .safetensors file or a plain state_dict"
+        ) from None
     for key in ("state_dict", "model"):
         content = content[key] if isinstance(content, dict) and isinstance(content.get(key), dict) else content
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
@@ -106,7 +108,9 @@ def _refuse_other_backbone(path: Path, name: str) -> None:
         return
     theirs = _json(side).get("backbone")
     if theirs != name:
-        raise WeightsError("backbone.weights", f"{path} holds {theirs}, the backbone is {name}", f"backbone.name={theirs}")
+        raise WeightsError(
+            "backbone.weights", f"{path} holds {theirs}, the backbone is {name}", f"backbone.name={theirs}"
+        )
 
 
 def _pretraining_s(path: Path) -> float:
@@ -121,7 +125,9 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise WeightsError(str(path), f"cannot be read ({error})", "run the source again, or move the file away") from None
+        raise WeightsError(
+            str(path), f"cannot be read ({error})", "run the source again, or move the file away"
+        ) from None
     assert isinstance(content, dict)
     return content
 

@@ -115,7 +115,7 @@ def translate(error: Exception) -> ConfigError:
 
 
 def _not_a_key(key: str) -> ConfigError:
-    if key.startswith("backbone.kwargs.") or key.startswith("freeze_strategy.base_lr."):
+    if key.startswith(("backbone.kwargs.", "freeze_strategy.base_lr.")):
         return ConfigError(key, "a new key", f"put a plus before it: +{key}=...")
     return unknown_key(key)
 

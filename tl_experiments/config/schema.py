@@ -12,6 +12,8 @@ from typing import Any, Literal
 from tl_experiments.errors import ConfigError
 from tl_experiments.strategies.plans import Strategy
 
+Interpolation = Literal["bilinear", "bicubic", "nearest", "lanczos"]
+
 
 def _require(ok: bool, key: str, got: object, expected: str) -> None:
     if not ok:
@@ -33,15 +35,13 @@ class Preprocessing:
     image_size: int | None
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
-    interpolation: Literal["bilinear", "bicubic", "nearest", "lanczos"] | None
+    interpolation: Interpolation | None
     crop_fraction: float | None
 
     def __post_init__(self) -> None:
         _require(self.image_size is None or self.image_size > 0, "image_size", self.image_size, "a number above 0")
         _require(self.mean is None or len(self.mean) == 3, "mean", self.mean, "3 numbers")
-        _require(
-            self.std is None or (len(self.std) == 3 and min(self.std) > 0), "std", self.std, "3 numbers above 0"
-        )
+        _require(self.std is None or (len(self.std) == 3 and min(self.std) > 0), "std", self.std, "3 numbers above 0")
         _require(
             self.crop_fraction is None or 0 < self.crop_fraction <= 1, "crop_fraction", self.crop_fraction, "(0, 1]"
         )

@@ -24,7 +24,7 @@ def timm_names() -> tuple[str, ...]:
 
 
 def check_backbone_name(name: str) -> None:
-    """Refuse a name that timm does not know. A pretrained tag after a dot and names with a source (``hf-hub:``) pass."""
+    """Refuse a name that timm does not know; a tag after a dot and names with a source (``hf-hub:``) pass."""
     known = timm_names()
     if known and ":" not in name and name.split(".")[0] not in known:
         raise ConfigError("backbone.name", f"timm has no model {name!r}", did_you_mean(name, known))

@@ -1,4 +1,4 @@
-"""Plain values to frozen dataclasses: every key known, every type right, every range kept, or one line says what to do."""
+"""Plain values to frozen dataclasses: every key, type and range is right, or one line says what to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", st
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The nearest known words, as the fix of an error."""
     names = sorted(set(known))
-    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6) or [name for name in names if name.startswith(word)][:1]
+    near = (
+        difflib.get_close_matches(word, names, n=3, cutoff=0.6) or [name for name in names if name.startswith(word)][:1]
+    )
     if near:
         closeness = {name: difflib.SequenceMatcher(None, word, name).ratio() for name in near}
         return f"did you mean {' or '.join(name for name in near if closeness[name] > closeness[near[0]] - 0.05)}?"
@@ -35,7 +37,7 @@ def typed(cls: type[T], value: Any, path: str = "") -> T:
     """
     if not isinstance(value, Mapping):
         raise ConfigError(path, f"got {value!r}, expected keys and values", "choose a file of that group")
-    hints = _hints(cls)
+    hints = _hints(typing.cast(Any, cls))
     for key in value:
         if key not in hints:
             known = [_join(path, name) for name in hints]
@@ -62,7 +64,7 @@ def keys(cls: type, path: str = "") -> set[str]:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
@@ -118,7 +120,11 @@ def _leaf(hint: Any, value: Any, path: str) -> Any:
         return tuple(_convert(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value)) if ok else _NO
     if origin is not None and issubclass(origin, Mapping):
         ok = isinstance(value, Mapping)
-        return {str(key): _convert(arguments[1], item, _join(path, str(key))) for key, item in value.items()} if ok else _NO
+        return (
+            {str(key): _convert(arguments[1], item, _join(path, str(key))) for key, item in value.items()}
+            if ok
+            else _NO
+        )
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value) if value == value and abs(value) != float("inf") else _NO
     if hint is float and isinstance(value, str):

@@ -17,7 +17,11 @@ def build_head(cfg: Linear, feature_dim: int, n_classes: int, seed: int) -> nn.M
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head = nn.Linear(feature_dim, n_classes)
-        nn.init.trunc_normal_(head.weight, std=0.01)
-        nn.init.zeros_(head.bias)
+        return {"linear": _linear}[cfg.name](feature_dim, n_classes)
+
+
+def _linear(feature_dim: int, n_classes: int) -> nn.Module:
+    head = nn.Linear(feature_dim, n_classes)
+    nn.init.trunc_normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
     return head

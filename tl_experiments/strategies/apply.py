@@ -22,7 +22,9 @@ def modules_held_in_eval(model: nn.Module, layout: ModelLayout, phase: Phase) ->
     Frozen means frozen: a block that trains nothing neither updates statistics nor drops units. In a block that trains,
     modules with running statistics follow ``phase.norm_stats``, and all others follow the model.
     """
-    trained = {block.name for block in (*layout.blocks, layout.head) if phase.lr_multiplier.keys() & block.parameters.keys()}
+    trained = {
+        block.name for block in (*layout.blocks, layout.head) if phase.lr_multiplier.keys() & block.parameters.keys()
+    }
     held = []
     for module, block in _block_of_each_leaf(model, layout):
         frozen = block is None or block.name not in trained
@@ -44,7 +46,9 @@ def _block_of_each_leaf(model: nn.Module, layout: ModelLayout) -> list[tuple[nn.
 
     def visit(module: nn.Module, prefix: str, enclosing: Block | None) -> None:
         nonlocal last
-        blocks = {block_of[f"{prefix}{name}"].name: block_of[f"{prefix}{name}"] for name, _ in module.named_parameters()}
+        blocks = {
+            block_of[f"{prefix}{name}"].name: block_of[f"{prefix}{name}"] for name, _ in module.named_parameters()
+        }
         own = next(iter(blocks.values())) if len(blocks) == 1 else None
         inside = own or (enclosing if not blocks else None)
         for name, _ in module.named_parameters(recurse=False):

@@ -44,9 +44,9 @@ def compose_jobs(
 ) -> list[tuple[list[str], dict[str, Any]]]:
     """Compose each job into (its overrides, plain values): one Hydra composition per distinct choice of groups.
 
-    Overrides of plain values are written into a copy. One whose key the job's choices do not have (``freeze_strategy.n``
-    under ``full``) is left out of that job, so one sweep can hold strategies with options of their own; a key that
-    no job has is an error. Jobs that come out equal are one job.
+    Overrides of plain values are written into a copy. One whose key the job's choices do not have, such as
+    ``freeze_strategy.n`` under ``full``, is left out of that job, so one sweep can hold strategies with options of
+    their own; a key that no job has is an error. Jobs that come out equal are one job.
     """
     parse = _parser()
     group_exists = cache(lambda key: (conf_dir() / key).is_dir() or bool(loader.get_group_options(key)))

@@ -16,6 +16,7 @@ from tl_experiments.config.timm_names import check_backbone_name
 from tl_experiments.errors import ConfigError
 from tl_experiments.training.identity import job_id
 
+
 @dataclass(frozen=True)
 class Job:
     """One run of a sweep.

@@ -101,9 +101,7 @@ def _run_in_processes(todo: Sequence[Job], ledger: Ledger, where: Slots) -> None
         ledger.write()
 
     common = set.intersection(*(set(job.overrides) for job in todo)) if len(todo) > 1 else set()
-    count = 0
-    for ended in run_jobs(todo, lambda job: ledger.folder / job.id, where, started):
-        count += 1
+    for count, ended in enumerate(run_jobs(todo, lambda job: ledger.folder / job.id, where, started), start=1):
         entry = ledger.jobs[ended.job.id]
         entry.state, entry.cause, entry.seconds = ended.state, ended.cause, round(ended.seconds, 2)  # type: ignore[assignment]
         ledger.write()

@@ -33,7 +33,7 @@ def work(
 
 
 def run_job(job: Job, folder: Path, threads: int | None) -> tuple[str, str | None]:
-    """Run ``job`` and return how it ended: (``ok``, None), or a state and a one-line cause. ``sys.exit`` passes through."""
+    """Run ``job``; returns (``ok``, None), or a state and a one-line cause. ``sys.exit`` passes through."""
     import torch
 
     from tl_experiments.training.run import run

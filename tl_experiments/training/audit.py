@@ -36,7 +36,7 @@ class FreezeAudit:
         self._modules = dict(model.named_modules())
         _check_groups(model, phase, optimizer)
 
-    def see_gradients(self, step: int) -> None:
+    def see_gradients(self) -> None:
         """Note which trainable tensors have had a gradient; call before an optimizer step, until ``check``."""
         if self._checked or not (self._without_gradient or self._zero_gradient):
             return

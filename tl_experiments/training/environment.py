@@ -14,7 +14,16 @@ import torch
 from tl_experiments.config.schema import TrainerConfig
 from tl_experiments.errors import ConfigError
 
-_PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "torchmetrics", "hydra-core", "numpy", "tl-experiments")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch-lightning",
+    "torchmetrics",
+    "hydra-core",
+    "numpy",
+    "tl-experiments",
+)
 
 
 def choose_accelerator(cfg: TrainerConfig) -> str:

@@ -29,7 +29,7 @@ class Predictions:
         return bool(torch.isfinite(self.logits).all())
 
     def metrics(self) -> dict[str, float]:
-        """``accuracy`` and ``macro_f1`` in [0, 1], ``nll`` in nats; classes that the split lacks are left out of macro F1."""
+        """``accuracy``, ``macro_f1`` (over the classes that the split has), both in [0, 1], and ``nll`` in nats."""
         n_classes = self.logits.shape[1]
         predicted = self.logits.argmax(1)
         accuracy = multiclass_accuracy(predicted, self.label, n_classes, average="micro")

@@ -94,7 +94,7 @@ class TransferModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         assert self.audit is not None
-        self.audit.see_gradients(self.global_step)
+        self.audit.see_gradients()
 
     def on_train_batch_end(self, *_: Any) -> None:
         assert self.audit is not None
@@ -116,7 +116,9 @@ class TransferModule(pl.LightningModule):
         finite = torch.isfinite(torch.stack(self._losses)).cpu()
         if not finite.all():
             first = self.phase.first_step + self.global_step - len(finite) + int((~finite).nonzero()[0]) + 1
-            raise DivergedError("training", f"the loss is not finite at step {first}", "lower optimizer.lr or optimizer.lr_factor")
+            raise DivergedError(
+                "training", f"the loss is not finite at step {first}", "lower optimizer.lr or optimizer.lr_factor"
+            )
 
     # Validation and test
 
@@ -133,7 +135,9 @@ class TransferModule(pl.LightningModule):
         self.predictions = Predictions(index, label, logits)
         if not self.predictions.finite():
             step = self.phase.first_step + self.global_step
-            raise DivergedError("training", f"outputs are not finite at step {step}", "lower optimizer.lr or optimizer.lr_factor")
+            raise DivergedError(
+                "training", f"outputs are not finite at step {step}", "lower optimizer.lr or optimizer.lr_factor"
+            )
         return self.predictions
 
     def on_validation_epoch_end(self) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from tl_experiments.backbones.locate import CHECKPOINT_FILE
+from tl_experiments.data.items import Split
 from tl_experiments.records import write_atomically
 from tl_experiments.training.metrics import Predictions
 
@@ -23,7 +24,7 @@ PREDICTIONS_FILE = "predictions.parquet"
 
 
 def write_predictions(
-    folder: Path, splits: Mapping[str, Predictions], item_ids: Mapping[str, Sequence[str]], classes: Sequence[str]
+    folder: Path, splits: Mapping[Split, Predictions], item_ids: Mapping[Split, Sequence[str]], classes: Sequence[str]
 ) -> Path:
     """Write ``predictions.parquet``: split, item, label and prediction by name, and one probability a class.
 

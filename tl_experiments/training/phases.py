@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,4 +57,4 @@ def _chunks(start: int, end: int, steps_per_epoch: int) -> tuple[tuple[int, int]
     cuts = [start]
     while cuts[-1] < end:
         cuts.append(min(end, (cuts[-1] // steps_per_epoch + 1) * steps_per_epoch))
-    return tuple(zip(cuts[:-1], cuts[1:], strict=True))
+    return tuple(itertools.pairwise(cuts))

@@ -39,7 +39,11 @@ def trained_parameters(parts: Parts, phase: PhaseSteps) -> dict[str, int]:
 
 def layout_table(parts: Parts) -> str:
     """Block, parameters and, per phase, the learning rate: for ``print_layout=true``."""
-    header = ["block", "parameters", *(f"phase {phase.number} (from step {phase.first_step})" for phase in parts.phases)]
+    header = [
+        "block",
+        "parameters",
+        *(f"phase {phase.number} (from step {phase.first_step})" for phase in parts.phases),
+    ]
     rows = [header]
     for block in (*parts.model.layout.blocks, parts.model.layout.head):
         rates = [_rate(block, phase, parts.lr) for phase in parts.phases]
@@ -52,7 +56,9 @@ def layout_table(parts: Parts) -> str:
 
 
 def _rate(block: Block, phase: PhaseSteps, lr: float) -> str:
-    rates = sorted({lr * phase.phase.lr_multiplier[name] for name in block.parameters if name in phase.phase.lr_multiplier})
+    rates = sorted(
+        {lr * phase.phase.lr_multiplier[name] for name in block.parameters if name in phase.phase.lr_multiplier}
+    )
     return "frozen" if not rates else " to ".join(f"{rate:.3g}" for rate in {rates[0]: None, rates[-1]: None})
 
 

@@ -1,0 +1,69 @@
+"""A finished run, put into its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable
+
+from tl_experiments.config.schema import TrainConfig
+from tl_experiments.records import RunRecord
+from tl_experiments.training.build import Parts
+from tl_experiments.training.environment import environment, peak_memory_bytes
+from tl_experiments.training.history import History
+from tl_experiments.training.identity import arm
+from tl_experiments.training.metrics import Predictions
+from tl_experiments.training.summary import trained_parameters
+
+
+def make_record(
+    cfg: TrainConfig,
+    identity: str,
+    parts: Parts,
+    history: History,
+    test: Predictions,
+    accelerator: str,
+    precision: str,
+    started: float,
+) -> RunRecord:
+    """The record of a run that has just been tested; ``started`` is ``time.perf_counter()`` at its start."""
+    spec, layout = parts.data.spec, parts.model.layout
+    trained = {name: size for phase in parts.phases for name, size in trained_parameters(parts, phase).items()}
+    return RunRecord(
+        job_id=identity,
+        config=dataclasses.asdict(cfg),
+        arm=arm(cfg),
+        seed=cfg.seed,
+        classes=spec.classes,
+        data={
+            "fingerprint": spec.fingerprint,
+            "sizes": dict(spec.sizes),
+            "labels_spent": spec.sizes["train"] + spec.sizes["val"],
+            "notes": list(spec.notes),
+        },
+        metrics={"val": history.best, "test": test.metrics()},
+        best_step=history.best_step,
+        phases=tuple(
+            {
+                "first_step": phase.first_step,
+                "steps": phase.steps,
+                "trained_parameters": sum(trained_parameters(parts, phase).values()),
+                "learning_rates": _rates(phase.phase.lr_multiplier.values(), parts.lr),
+                "norm_stats": phase.phase.norm_stats,
+            }
+            for phase in parts.phases
+        ),
+        trained_parameters=sum(trained.values()),
+        total_parameters=sum(block.size for block in (*layout.blocks, layout.head)),
+        learning_rate=parts.lr,
+        weights=dataclasses.asdict(parts.weights),
+        still_rising=history.still_rising(),
+        wall_clock_s=time.perf_counter() - started,
+        pretraining_s=parts.weights.pretraining_s,
+        peak_memory_bytes=peak_memory_bytes(accelerator),
+        environment=environment(accelerator, precision),
+    )
+
+
+def _rates(multipliers: Iterable[float], lr: float) -> list[float]:
+    return sorted({lr * multiple for multiple in multipliers})
