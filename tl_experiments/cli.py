@@ -85,11 +85,11 @@ def _train(verb: str, arguments: list[str]) -> int:
     import hydra
     from hydra.errors import HydraException
 
-    from tl_experiments.config.compose import conf_dir, translate
+    from tl_experiments.config.compose import conf_dir, open_mappings, translate
     from tl_experiments.sweeps.command import conditional
 
     command = Command(verb, arguments)
-    sys.argv = [f"tl {verb}", *conditional(arguments)]
+    sys.argv = [f"tl {verb}", *conditional(open_mappings(arguments))]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print one line
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(command)()

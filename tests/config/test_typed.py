@@ -18,7 +18,6 @@ CASES = [
     (["backbone=resnet_18"], r"backbone: unknown choice 'resnet_18' -> did you mean resnet18"),
     (["backbone=resnet34"], r"backbone: unknown choice 'resnet34' -> backbone=timm backbone.name=resnet34"),
     (["backbone=timm"], r"backbone.name: no value given -> add backbone.name="),
-    (["backbone.kwargs.drop_rate=0.1"], r"put a plus before it: \+backbone.kwargs.drop_rate="),
     (["optimizer.lr=abc"], r"optimizer.lr: got 'abc', expected a number or null"),
     (["optimizer.lr=-1"], r"optimizer.lr: got -1.0, expected a number above 0"),
     (["optimizer.lr=nan"], r"optimizer.lr: got nan, expected a number or null"),
@@ -74,6 +73,12 @@ def test_the_strategy_rule_and_the_factor():
     assert compose(["freeze_strategy=full", "optimizer.lr=0.5"]).base_lr() == 0.5
     rules = {compose([f"freeze_strategy={name}"]).base_lr() for name in ("feature_extraction", "full", "last_n_blocks")}
     assert len(rules) == 3
+
+
+def test_keys_can_be_added_where_any_key_is_right():
+    cfg = compose(["backbone.kwargs.drop_rate=0.1", "backbone.kwargs={a: 1}", "freeze_strategy.base_lr.lion=1e-4"])
+    assert cfg.backbone.kwargs == {"drop_rate": 0.1, "a": 1}
+    assert cfg.freeze_strategy.base_lr["lion"] == 1e-4
 
 
 def test_from_scratch_has_no_use_for_weights():

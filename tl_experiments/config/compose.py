@@ -65,9 +65,15 @@ def compose(overrides: Sequence[str] = (), verb: str = "train") -> TrainConfig:
 
     try:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return finish(plain_config(hydra_compose(verb, list(overrides))))
+            return finish(plain_config(hydra_compose(verb, open_mappings(overrides))))
     except (HydraException, ValueError) as error:  # Hydra raises both for what a user can mistype
         raise translate(error) from None
+
+
+def open_mappings(overrides: Sequence[str]) -> list[str]:
+    """Let overrides add keys where any key is right, without Hydra's ``+``: in ``backbone.kwargs`` and ``base_lr``."""
+    free = re.compile(r"(backbone\.kwargs|freeze_strategy\.base_lr)\b")
+    return [f"++{text}" if free.match(text) else text for text in overrides]
 
 
 def plain_config(composed: Any) -> dict[str, Any]:
@@ -103,7 +109,7 @@ def translate(error: Exception) -> ConfigError:
     if match := re.search(r"Ambiguous value for argument '([^=]+)=", text):
         return ConfigError(match[1], "several values, but this is a single run", "add -m for a sweep")
     if match := re.search(r"Could not override '([^']+)'", text):
-        return _not_a_key(match[1])
+        return unknown_key(match[1])
     if match := re.search(r"(?:Could not find|Could not load|Cannot find primary config) '([^']+)'", text):
         group, _, choice = match[1].rpartition("/")
         if group in groups():
@@ -112,12 +118,6 @@ def translate(error: Exception) -> ConfigError:
     if isinstance(override := getattr(error, "override", None), str):
         return _unparsable(override, text)
     return ConfigError("config", text.strip().replace("\n", "; "), "see tl train --help")
-
-
-def _not_a_key(key: str) -> ConfigError:
-    if key.startswith(("backbone.kwargs.", "freeze_strategy.base_lr.")):
-        return ConfigError(key, "a new key", f"put a plus before it: +{key}=...")
-    return unknown_key(key)
 
 
 def _choice_fix(group: str, choice: str) -> str:

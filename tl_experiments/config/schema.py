@@ -420,7 +420,7 @@ class TrainConfig:
             raise ConfigError(
                 "optimizer.lr",
                 f"null, and {self.freeze_strategy.name} has no rule for {self.optimizer.name}",
-                f"give optimizer.lr, or +freeze_strategy.base_lr.{self.optimizer.name}",
+                f"give optimizer.lr, or freeze_strategy.base_lr.{self.optimizer.name}",
             )
 
     def base_lr(self) -> float:

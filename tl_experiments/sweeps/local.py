@@ -71,7 +71,7 @@ def slots(executor: LocalExecutor, trainer: TrainerConfig, n_jobs: int, threads:
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that jobs may use, as ``CUDA_VISIBLE_DEVICES`` names them; asked of the driver, as no CUDA may start here."""
+    """The GPUs that jobs may use, as ``CUDA_VISIBLE_DEVICES`` names them; CUDA must not start in this process."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [device.strip() for device in given.split(",") if device.strip() and device.strip() != "-1"]

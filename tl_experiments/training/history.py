@@ -77,7 +77,7 @@ class History:
         steps = [line["step"] for line in self.lines]
         late = [line["val_accuracy"] for line in self.lines if line["step"] > 0.75 * steps[-1]]
         early = [line["val_accuracy"] for line in self.lines if line["step"] <= 0.75 * steps[-1]]
-        return bool(early) and max(late) > max(early)
+        return bool(early and late) and max(late) > max(early)
 
     def _is_better(self, metrics: dict[str, float]) -> bool:
         if not self.best:

@@ -1,0 +1,91 @@
+"""The audit finds each way in which a freeze can be broken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tl_experiments.errors import TrainingError
+from tl_experiments.strategies.apply import set_requires_grad
+from tl_experiments.training.audit import FreezeAudit
+from tl_experiments.types import Phase
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+
+
+PHASE = Phase(0, {"2.weight": 1.0, "2.bias": 1.0})
+
+
+def step(net, optimizer, audit):
+    net(torch.randn(4, 2)).square().sum().backward()
+    audit.see_gradients()
+    optimizer.step()
+
+
+def begin(net, phase=PHASE):
+    set_requires_grad(net, phase)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    net.eval()
+    return optimizer, FreezeAudit(net, phase, optimizer)
+
+
+def test_a_sound_run_passes(net):
+    optimizer, audit = begin(net)
+    step(net, optimizer, audit)
+    audit.check("after 1 step")
+    audit.check_frozen("at the end")
+
+
+def test_a_frozen_weight_that_moves(net):
+    optimizer, audit = begin(net)
+    step(net, optimizer, audit)
+    with torch.no_grad():
+        net[0].weight[0, 0] += 1e-7
+    with pytest.raises(TrainingError, match=r"1 tensors are frozen, but moved after 1 step, e.g. 0.weight"):
+        audit.check("after 1 step")
+
+
+def test_frozen_statistics_that_move(net):
+    _, audit = begin(net)
+    net[1].running_mean += 1
+    with pytest.raises(TrainingError, match=r"frozen, but moved .* 1.running_mean"):
+        audit.check_frozen("at the end")
+
+
+def test_statistics_of_a_module_in_train_mode_may_move(net):
+    optimizer, audit = begin(net)
+    net[1].train()
+    step(net, optimizer, audit)
+    audit.check("after 1 step")
+
+
+def test_a_tensor_that_no_gradient_reaches(net):
+    net.register_parameter("unused", nn.Parameter(torch.ones(1)))
+    optimizer, audit = begin(net, Phase(0, {**PHASE.lr_multiplier, "unused": 1.0}))
+    step(net, optimizer, audit)
+    with pytest.raises(TrainingError, match=r"1 tensors are trainable, but no gradient reaches them .* unused"):
+        audit.check("after 1 step")
+
+
+def test_a_tensor_with_gradients_that_does_not_move(net):
+    optimizer, audit = begin(net)
+    optimizer.param_groups[0]["lr"] = 0.0
+    step(net, optimizer, audit)
+    with pytest.raises(TrainingError, match=r"2 tensors are trainable and have gradients, but did not move"):
+        audit.check("after 1 step")
+
+
+@pytest.mark.parametrize("broken", ["missing", "twice", "frozen one in"])
+def test_groups_that_do_not_match_the_plan(net, broken):
+    set_requires_grad(net, PHASE)
+    weight, bias = net[2].weight, net[2].bias
+    groups = {"missing": [[weight]], "twice": [[weight, bias], [bias]], "frozen one in": [[weight, bias, net[0].bias]]}
+    optimizer = torch.optim.SGD([weight, bias], lr=0.1)
+    optimizer.param_groups = [{**optimizer.param_groups[0], "params": params} for params in groups[broken]]
+    with pytest.raises(TrainingError, match=r"1 tensors are not in exactly one optimizer group"):
+        FreezeAudit(net, PHASE, optimizer)

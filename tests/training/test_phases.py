@@ -1,0 +1,120 @@
+"""Steps, schedules and the choice of weights, as tables and against torch's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+
+from tests.training.test_freeze import HeadThenLastBlock, train
+from tl_experiments.config.schema import Constant, Cosine
+from tl_experiments.training.history import History
+from tl_experiments.training.metrics import Predictions
+from tl_experiments.training.optimization import schedule
+from tl_experiments.training.phases import PhaseSteps, phase_steps
+from tl_experiments.types import Phase
+
+
+def plan(*starts):
+    return [Phase(start, {"head.weight": 1.0}) for start in starts]
+
+
+@pytest.mark.parametrize(
+    ("starts", "steps_per_epoch", "epochs", "chunks"),
+    [
+        ((0,), 3, 2, [((0, 3), (3, 6))]),
+        ((0, 0.5), 3, 2, [((0, 3),), ((3, 6),)]),
+        ((0, 0.4), 5, 2, [((0, 4),), ((4, 5), (5, 10))]),
+        ((0, 0.25, 0.75), 2, 2, [((0, 1),), ((1, 2), (2, 3)), ((3, 4),)]),
+        # 12 phases over 10 steps: two have no step of their own, and the last one keeps its place
+        (tuple(i / 12 for i in range(12)), 1, 10, None),
+    ],
+)
+def test_phases_are_laid_over_steps(starts, steps_per_epoch, epochs, chunks):
+    phases = phase_steps(plan(*starts), steps_per_epoch, epochs)
+    flat = [chunk for phase in phases for chunk in phase.chunks]
+    assert flat[0][0] == 0
+    assert flat[-1][1] == steps_per_epoch * epochs
+    assert all(first[1] == second[0] for first, second in pairwise(flat))
+    assert all(start // steps_per_epoch == (end - 1) // steps_per_epoch for start, end in flat)
+    assert [phase.last for phase in phases] == [False] * (len(phases) - 1) + [True]
+    assert [phase.number for phase in phases] == list(range(len(phases)))
+    if chunks is not None:
+        assert [phase.chunks for phase in phases] == chunks
+
+
+def test_cosine_is_torchs_cosine():
+    multiplier = schedule(Cosine(name="cosine", warmup_fraction=0.0, final_fraction=0.1), 20)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.1)
+    for step in range(20):
+        assert multiplier(step) == pytest.approx(reference.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        reference.step()
+
+
+def test_warmup_rises_linearly_and_never_starts_at_zero():
+    cosine = schedule(Cosine(name="cosine", warmup_fraction=0.4, final_fraction=0.0), 10)
+    assert [cosine(step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert cosine(9) > 0
+    constant = schedule(Constant(name="constant", warmup_fraction=0.2), 10)
+    assert [constant(step) for step in range(10)] == pytest.approx([1 / 3, 2 / 3] + [1.0] * 8)
+
+
+def test_each_phase_has_a_schedule_and_momentum_of_its_own(tiny, tmp_path):
+    cfg = tiny("scheduler.warmup_fraction=0", "trainer.max_epochs=4")
+    cfg = dataclasses.replace(cfg, freeze_strategy=HeadThenLastBlock())
+    _, parts, trainer, module = train(cfg, tmp_path)
+    (scheduler,) = [config.scheduler for config in trainer.lr_scheduler_configs]
+    assert module.phase.steps == parts.phases[1].steps == trainer.global_step == scheduler.last_epoch
+    assert {state["step"].item() for state in trainer.optimizers[0].state.values()} == {float(module.phase.steps)}
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = torch.nn.Linear(1, 2)
+
+
+def predictions(accuracy, confidence=2.0):
+    label = torch.zeros(100, dtype=torch.long)
+    right = torch.arange(100) < round(100 * accuracy)
+    logits = torch.where(right, confidence, -confidence)
+    return Predictions(torch.arange(100), label, torch.stack([logits, torch.zeros(100)], 1))
+
+
+@pytest.mark.parametrize(
+    ("validations", "best_step"),
+    [
+        ([(0, 1, 0.9, 2.0), (1, 1, 0.8, 2.0)], 0),  # the start of the last phase may be the best
+        ([(0, 0, 0.99, 2.0), (1, 1, 0.8, 2.0), (2, 1, 0.85, 2.0)], 2),  # an earlier phase is never chosen
+        ([(0, 1, 0.9, 2.0), (1, 1, 0.9, 2.2), (2, 1, 0.9, 1.0)], 1),  # at equal accuracy the lower NLL
+        ([(0, 1, 0.9, 2.0), (1, 1, 0.9, 2.0)], 0),  # and at equal both the earlier
+    ],
+)
+def test_the_best_weights_come_back(validations, best_step, tmp_path):
+    model, history = Model(), History(tmp_path, steps_per_epoch=1, started=time.perf_counter())
+    for step, number, accuracy, confidence in validations:
+        with torch.no_grad():
+            model.head.weight.fill_(step)
+        phase = PhaseSteps(number, Phase(0, {"head.weight": 1.0}), ((0, 9),), last=number == 1)
+        history.enter(model, phase, step, predictions(accuracy, confidence), None, time.perf_counter())
+    history.restore_best(model)
+    assert history.best_step == best_step
+    assert model.head.weight.unique().item() == best_step
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == len(validations)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "rising"),
+    [([0.1, 0.5, 0.6, 0.7, 0.8], True), ([0.1, 0.5, 0.8, 0.7, 0.8], False), ([0.5], False)],
+)
+def test_still_rising_looks_at_the_last_quarter(accuracies, rising, tmp_path):
+    history = History(tmp_path, steps_per_epoch=1, started=time.perf_counter())
+    phase = PhaseSteps(0, Phase(0, {"head.weight": 1.0}), ((0, 9),), last=True)
+    for step, accuracy in enumerate(accuracies):
+        history.enter(Model(), phase, step, predictions(accuracy), 0.5, time.perf_counter())
+    assert history.still_rising() is rising
