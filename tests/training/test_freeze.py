@@ -50,9 +50,15 @@ def config(tiny, net, strategy):
     dropout = "{pos_drop_rate: 0.3, proj_drop_rate: 0.3}" if net == "test_vit" else "{}"
     name = "full" if strategy == "head_then_last_block" else strategy
     cfg = tiny(
-        "backbone=timm", f"backbone.name={net}", f"backbone.kwargs={dropout}",
-        f"backbone.preprocessing.image_size={size}", f"freeze_strategy={name}", "trainer.max_epochs=3", "scheduler=constant", "dataset.shots=4",
-    )  # fmt: skip
+        "backbone=timm",
+        f"backbone.name={net}",
+        f"backbone.kwargs={dropout}",
+        f"backbone.preprocessing.image_size={size}",
+        f"freeze_strategy={name}",
+        "trainer.max_epochs=3",
+        "scheduler=constant",
+        "dataset.shots=4",
+    )
     return dataclasses.replace(cfg, freeze_strategy=HeadThenLastBlock()) if strategy == "head_then_last_block" else cfg
 
 

@@ -47,6 +47,16 @@ class Arm:
     head: str
     freeze_strategy: str
 
+    @property
+    def starts_from_weights(self) -> bool:
+        """False for the control, whose label cannot say from which weights it does not start."""
+        return self.freeze_strategy.partition("(")[0] != CONTROL
+
+
+def differs(arms: Sequence[Arm], label: str) -> bool:
+    """Whether ``label`` tells arms apart; ``resnet18`` from scratch is the control of ``resnet18 (mine)``, no other."""
+    return len({getattr(arm, label) for arm in arms if arm.starts_from_weights} or {getattr(arms[0], label)}) > 1
+
 
 @dataclass(frozen=True)
 class ArmRuns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tl_experiments.analysis.arms import differs
 from tl_experiments.analysis.results import LostJob, Row
 from tl_experiments.analysis.verdict import PRIMARY_TEST
 from tl_experiments.analysis.wording import (
@@ -21,11 +22,7 @@ from tl_experiments.analysis.wording import (
 
 Cell = Callable[[Row], str]
 
-_LABELS: Mapping[str, Cell] = {
-    "dataset": lambda row: row.arm.dataset,
-    "backbone": lambda row: row.arm.backbone,
-    "head": lambda row: row.arm.head,
-}
+_LABELS = ("dataset", "backbone", "head")
 _BUDGET: Mapping[str, Callable[[Row], int]] = {
     "seeds": lambda row: len(row.seeds),
     "trials": lambda row: row.trials,
@@ -87,7 +84,8 @@ def full_columns(rows: Sequence[Row]) -> list[Column]:
 
 def caption(rows: Sequence[Row]) -> str:
     """What all rows share."""
-    shared = [f"{name} {cell(rows[0])}" for name, cell in _LABELS.items() if _constant(rows, cell)]
+    from_weights = [row for row in rows if row.arm.starts_from_weights] or rows
+    shared = [f"{name} {getattr(from_weights[0].arm, name)}" for name in _LABELS if not _differs(rows, name)]
     for name, number in _BUDGET.items():
         if _constant(rows, number):
             text = plural(number(rows[0]), name.removesuffix("s"))
@@ -115,7 +113,7 @@ def job_name(job: LostJob) -> str:
 
 def _label_columns(rows: Sequence[Row]) -> list[Column]:
     """What tells the rows apart: the strategy always, the rest where it varies."""
-    columns = [Column(name, cell, number=False) for name, cell in _LABELS.items() if not _constant(rows, cell)]
+    columns = [Column(name, _label(name), number=False) for name in _LABELS if _differs(rows, name)]
     columns.append(Column("freeze_strategy", lambda row: row.arm.freeze_strategy, number=False))
     keys = {key for row in rows for key in row.settings}
     if len(keys) == 1:
@@ -127,6 +125,14 @@ def _label_columns(rows: Sequence[Row]) -> list[Column]:
         if not _constant(rows, number):
             columns.append(_number_column(name, number))
     return columns
+
+
+def _differs(rows: Sequence[Row], label: str) -> bool:
+    return differs([row.arm for row in rows], label)
+
+
+def _label(name: str) -> Cell:
+    return lambda row: str(getattr(row.arm, name))
 
 
 def _number_column(name: str, number: Callable[[Row], int]) -> Column:

@@ -9,7 +9,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-from tl_experiments.analysis.arms import MIN_SEEDS, Arm, ArmRuns, control_of, group_arms
+from tl_experiments.analysis.arms import MIN_SEEDS, Arm, ArmRuns, control_of, differs, group_arms
 from tl_experiments.analysis.caveats import CHECKS, lost_warning
 from tl_experiments.analysis.results import Comparison, LostJob, Row, Verdict
 from tl_experiments.analysis.sentence import verdict_sentence
@@ -69,7 +69,7 @@ def compare_records(records: Iterable[RunRecord], jobs: Iterable[Mapping[str, An
 
 def arm_names(arms: Sequence[Arm]) -> dict[Arm, str]:
     """Arm -> its strategy, with the backbone and the head where these differ: ``full (resnet10t)``."""
-    varying = [key for key in ("backbone", "head") if len({getattr(arm, key) for arm in arms}) > 1]
+    varying = [key for key in ("backbone", "head") if differs(arms, key)]
     names = {}
     for arm in arms:
         where = ", ".join(getattr(arm, key) for key in varying)

@@ -98,9 +98,15 @@ def resolve(plain: dict[str, Any]) -> dict[str, Any]:
     return plain_config(OmegaConf.create(plain))
 
 
+@cache
+def known_keys() -> frozenset[str]:
+    """Every dotted key that some choice of a group has."""
+    return frozenset(keys(TrainConfig))
+
+
 def unknown_key(key: str) -> ConfigError:
     """The error for an override of a key that no config has."""
-    return ConfigError(key, "unknown key", did_you_mean(key, keys(TrainConfig) | set(groups())))
+    return ConfigError(key, "unknown key", did_you_mean(key, known_keys() | set(groups())))
 
 
 def translate(error: Exception) -> ConfigError:

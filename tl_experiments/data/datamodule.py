@@ -11,8 +11,8 @@ from tl_experiments.config.schema import Augmentation, Dataset, NoAugmentation
 from tl_experiments.data.batches import batch_notes, eval_batches, step_batches, steps_per_epoch
 from tl_experiments.data.dataset import Batches, ImageItems, Preloaded, live_batches
 from tl_experiments.data.items import SPLITS, Split, fingerprint
-from tl_experiments.data.sources import open_source
-from tl_experiments.data.splits import Indices, assign_splits, subset
+from tl_experiments.data.sources import open_dataset
+from tl_experiments.data.splits import Indices
 from tl_experiments.data.transforms import Geometry, train_transform
 from tl_experiments.types import Batch, DataSpec
 
@@ -53,28 +53,14 @@ class TransferDataModule(pl.LightningDataModule):
         num_workers: int,
     ) -> None:
         super().__init__()
-        self._source = source = open_source(cfg)
-        whole = assign_splits(
-            source.items,
-            source.classes,
-            val_fraction=cfg.val_fraction,
-            test_fraction=cfg.test_fraction,
-            seed=cfg.split_seed,
-        )
-        self._splits = subset(
-            whole,
-            source.items,
-            source.classes,
-            label_fraction=cfg.label_fraction,
-            shots=cfg.shots,
-            seed=seed if cfg.subset_seed is None else cfg.subset_seed,
-        )
-        sizes: dict[str, int] = {split: self._splits.indices[split].size for split in SPLITS}
+        opened = open_dataset(cfg, seed)
+        self._source, self._splits = source, used = opened.source, opened.used
+        sizes: dict[str, int] = {split: used.indices[split].size for split in SPLITS}
         self.spec = DataSpec(
             source.classes,
             sizes,
-            fingerprint([source.fingerprint, whole.fingerprint(source.items)]),
-            (*source.notes, *self._splits.notes, *batch_notes(sizes["train"], batch_size)),
+            fingerprint([source.fingerprint, opened.whole.fingerprint(source.items)]),
+            (*source.notes, *used.notes, *batch_notes(sizes["train"], batch_size)),
         )
         self.steps_per_epoch = steps_per_epoch(sizes["train"], batch_size)
         self.images_decoded = 0

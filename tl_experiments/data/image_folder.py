@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from tl_experiments.data.decode import load_rgb
-from tl_experiments.data.items import SPLITS, Item, Source, Split, source_fingerprint
+from tl_experiments.data.items import SPLITS, Item, Source, Split
 from tl_experiments.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
@@ -54,10 +54,8 @@ def open_image_folder(root: str, allow_empty: bool) -> Source:
         for file in files:
             paths.append("/".join(filter(None, (split, name, file))))
             items.append(Item(paths[-1], label[name], split))
-    with ThreadPoolExecutor(_HASHING_THREADS) as threads:
-        digests = list(threads.map(partial(_digest, folder), paths))
-    fingerprint = source_fingerprint(classes, items, digests)
-    return Source(classes, tuple(items), partial(_load, folder, tuple(paths)), fingerprint, notes)
+    load, contents = partial(_load, folder, tuple(paths)), partial(_digests, folder, tuple(paths))
+    return Source(classes, tuple(items), load, contents, notes)
 
 
 def _scan(root: Path) -> _Folders:
@@ -116,6 +114,11 @@ def _classes(filled: _Folders) -> tuple[str, ...]:
             _KEY, f"{len(classes)} class ({_some(classes)}), expected 2 or more", "add another class folder"
         )
     return tuple(classes)
+
+
+def _digests(root: Path, paths: tuple[str, ...]) -> list[bytes]:
+    with ThreadPoolExecutor(_HASHING_THREADS) as threads:
+        return list(threads.map(partial(_digest, root), paths))
 
 
 def _digest(root: Path, path: str) -> bytes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -38,15 +39,20 @@ class Source:
         classes: Class names; a label is a position in this tuple.
         items: All images. An item's position here is its ``index`` everywhere else.
         load: Position of an item -> its image, mode RGB. Raises DataError where the image cannot be decoded.
-        fingerprint: sha256 over class names, item ids, labels and contents.
+        contents: Reads every image's bytes, or a digest of them, in order; called only for the fingerprint.
         notes: What a reader of the results must know about the source.
     """
 
     classes: tuple[str, ...]
     items: tuple[Item, ...]
     load: Callable[[int], Image.Image]
-    fingerprint: str
+    contents: Callable[[], Iterable[str | bytes]]
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over class names, item ids, labels and contents; the first use reads the whole dataset."""
+        return source_fingerprint(self.classes, self.items, self.contents())
 
 
 def fingerprint(*parts: Iterable[str | bytes]) -> str:
@@ -68,6 +74,12 @@ def fingerprint(*parts: Iterable[str | bytes]) -> str:
 def source_fingerprint(classes: Iterable[str], items: Sequence[Item], contents: Iterable[str | bytes]) -> str:
     """The fingerprint of a source; ``contents`` holds each item's bytes, or a digest of them, in order."""
     return fingerprint(classes, (item.id for item in items), (str(item.label) for item in items), contents)
+
+
+def pixels(images: NDArray[np.uint8], *beside: bytes) -> Iterator[bytes]:
+    """The bytes of each image, after ``beside``: what else they depend on."""
+    yield from beside
+    yield from (image.tobytes() for image in images)
 
 
 def grey_image(images: NDArray[np.uint8], index: int) -> Image.Image:

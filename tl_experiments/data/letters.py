@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from tl_experiments.data.items import Item, Source, grey_image, source_fingerprint
+from tl_experiments.data.items import Item, Source, grey_image, pixels
 
 # Text faces only: matplotlib also ships mathematical symbols and display variants with no or odd capitals.
 FONTS = (
@@ -41,8 +41,7 @@ def open_letters(images_per_class: int, size: int, render_seed: int) -> Source:
     images = np.stack([render(classes[label], size, [render_seed, label, number]) for label, number in keys])
     items = tuple(Item(f"letters/{classes[label]}/{number}", label) for label, number in keys)
     options = f"size={size} render_seed={render_seed}".encode()
-    contents = (options, *(image.tobytes() for image in images))
-    return Source(classes, items, partial(grey_image, images), source_fingerprint(classes, items, contents))
+    return Source(classes, items, partial(grey_image, images), partial(pixels, images, options))
 
 
 def render(letter: str, size: int, seed: list[int]) -> NDArray[np.uint8]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tl_experiments.config.schema import Dataset, Digits, ImageFolder, Letters
 from tl_experiments.data.digits import open_digits
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.data.items import Source
 from tl_experiments.data.letters import open_letters
+from tl_experiments.data.splits import Splits, assign_splits, subset
 
 
 def open_source(cfg: Dataset) -> Source:
-    """Open a dataset: list its items and read all of them once for the fingerprint, without decoding.
+    """List a dataset's items; nothing is decoded.
 
     Raises:
         DataError: The dataset cannot be used as it stands.
@@ -23,3 +26,47 @@ def open_source(cfg: Dataset) -> Source:
         case ImageFolder():
             assert cfg.root is not None, "the schema refuses a missing root"
             return open_image_folder(cfg.root, cfg.allow_empty)
+
+
+@dataclass(frozen=True)
+class OpenDataset:
+    """A source with its splits.
+
+    Args:
+        source: Its items.
+        whole: All of them, divided into train, val and test.
+        used: What ``label_fraction`` or ``shots`` leaves of that.
+    """
+
+    source: Source
+    whole: Splits
+    used: Splits
+
+
+def open_dataset(cfg: Dataset, seed: int) -> OpenDataset:
+    """Open a dataset and divide it; needs no torch and decodes nothing, so it also serves as a check before a run.
+
+    Args:
+        cfg: The dataset.
+        seed: The run's: of the label subset, where ``subset_seed`` is null.
+
+    Raises:
+        DataError: The dataset cannot be used as it stands.
+    """
+    source = open_source(cfg)
+    whole = assign_splits(
+        source.items,
+        source.classes,
+        val_fraction=cfg.val_fraction,
+        test_fraction=cfg.test_fraction,
+        seed=cfg.split_seed,
+    )
+    used = subset(
+        whole,
+        source.items,
+        source.classes,
+        label_fraction=cfg.label_fraction,
+        shots=cfg.shots,
+        seed=seed if cfg.subset_seed is None else cfg.subset_seed,
+    )
+    return OpenDataset(source, whole, used)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -14,8 +15,10 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 
-from tl_experiments.config.compose import conf_dir, resolve, translate, unknown_key
+from tl_experiments.config.compose import conf_dir, known_keys, resolve, translate, unknown_key
 from tl_experiments.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def expand(loader: ConfigLoader, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
@@ -46,7 +49,7 @@ def compose_jobs(
 
     Overrides of plain values are written into a copy. One whose key the job's choices do not have, such as
     ``freeze_strategy.n`` under ``full``, is left out of that job, so one sweep can hold strategies with options of
-    their own; a key that no job has is an error. Jobs that come out equal are one job.
+    their own; a key that no choice has is an error. Jobs that come out equal are one job.
     """
     parse = _parser()
     group_exists = cache(lambda key: (conf_dir() / key).is_dir() or bool(loader.get_group_options(key)))
@@ -63,9 +66,10 @@ def compose_jobs(
             used[override.key_or_group] = used.get(override.key_or_group, False) or applies
             kept += [text] if applies else []
         found.setdefault(repr(sorted(plain.items())), (kept, plain))
-    for key, applied in used.items():
-        if not applied:
+    for key in [key for key, applied in used.items() if not applied]:
+        if key not in known_keys():
             raise unknown_key(key)
+        logger.info("note: %s is left out: no job of this sweep has it", key)
     return [(kept, resolve(plain)) for kept, plain in found.values()]
 
 

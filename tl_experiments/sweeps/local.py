@@ -63,11 +63,12 @@ def slots(executor: LocalExecutor, trainer: TrainerConfig, n_jobs: int, threads:
         threads: Of an earlier run of the sweep, kept unless the executor says otherwise.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = executor.threads_per_job or threads
     gpus = [] if trainer.accelerator == "cpu" else visible_gpus()
-    per_gpu = [gpus[index % len(gpus)] for index in range(executor.jobs or len(gpus))] if gpus else None
-    devices: list[str | None] = [*per_gpu] if per_gpu else [None] * (executor.jobs or min(cores, _MOST_JOBS_ON_A_CPU))
-    devices = devices[: max(1, n_jobs)]
-    return Slots(tuple(devices), executor.threads_per_job or threads or max(1, cores // len(devices)))
+    at_once = executor.jobs or len(gpus) or min(_MOST_JOBS_ON_A_CPU, max(1, cores // (threads or 1)))
+    at_once = min(at_once, max(1, n_jobs))
+    devices = tuple(gpus[index % len(gpus)] if gpus else None for index in range(at_once))
+    return Slots(devices, threads or max(1, cores // at_once))
 
 
 def visible_gpus() -> list[str]:

@@ -13,6 +13,7 @@ from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import ENDED_BADLY, Entry, Ledger
 from tl_experiments.sweeps.local import Slots, run_jobs, slots
 from tl_experiments.sweeps.worker import run_job
+from tl_experiments.training.preflight import check_data
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,12 @@ class Outcome:
 
 
 def run_sweep(jobs: Sequence[Job], folder: Path, command: str) -> Outcome:
-    """Run the jobs that are not done, each in a process of its own, and enter how each ended in ``sweep.json``."""
+    """Run the jobs that are not done, each in a process of its own, and enter how each ended in ``sweep.json``.
+
+    Raises:
+        DataError: Before any job starts, if a dataset cannot be used as it stands.
+    """
+    check_data(job.config for job in jobs if not _has_record(folder, job))
     with _ledger(jobs, folder, command) as ledger:
         todo = _not_done(jobs, ledger)
         where = _slots(todo, ledger) if todo else None
@@ -49,7 +55,8 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str) -> Outcome:
 
 
 def run_single(job: Job, folder: Path, command: str) -> Outcome:
-    """Run one job in this process, with its output on the terminal."""
+    """Run one job in this process, with its output on the terminal; raises as ``run_sweep`` does."""
+    check_data([] if _has_record(folder, job) else [job.config])
     with _ledger([job], folder, command) as ledger:
         todo = _not_done([job], ledger)
         if todo:
@@ -80,11 +87,15 @@ def _not_done(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
     todo = []
     for job in jobs:
         entry = ledger.jobs[job.id]
-        if (ledger.folder / job.id / RECORD_FILE).is_file():
+        if _has_record(ledger.folder, job):
             entry.state, entry.cause = "ok", None
         elif entry.state not in ENDED_BADLY or job.config.retry_failed:
             todo.append(job)
     return todo
+
+
+def _has_record(folder: Path, job: Job) -> bool:
+    return (folder / job.id / RECORD_FILE).is_file()
 
 
 def _slots(todo: Sequence[Job], ledger: Ledger) -> Slots:

@@ -49,7 +49,7 @@ def run_job(job: Job, folder: Path, threads: int | None) -> tuple[str, str | Non
     except torch.OutOfMemoryError as error:
         return "oom", f"{_first_line(error)} -> {OUT_OF_MEMORY_HINT}"
     except Exception as error:
-        if "not enough memory" in str(error):  # how torch's CPU allocator says it
+        if "DefaultCPUAllocator" in str(error):  # how torch says that the CPU's memory is out
             return "oom", f"{_first_line(error)} -> {OUT_OF_MEMORY_HINT}"
         traceback.print_exc()
         return "failed", f"{type(error).__name__}: {_first_line(error)}"

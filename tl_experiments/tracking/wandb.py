@@ -50,6 +50,7 @@ def push(folder: Path, options: WandbOptions) -> Iterator[str]:
                     raise
                 yield f"wandb: no answer ({_first_line(error)}); going on offline"
                 online = False
+                _forget_attempt()
                 _push_run(run, folder, options, "offline")
         except Exception as error:
             yield f"wandb: {run.name} was not entered ({_first_line(error)}); its record is complete"
@@ -91,6 +92,13 @@ def _push_run(run: Path, folder: Path, options: WandbOptions, mode: Any) -> None
     for name in ("trained_parameters", "wall_clock_s", "pretraining_s", "peak_memory_bytes", "best_step"):
         entered.summary[name] = getattr(record, name)
     entered.finish()
+
+
+def _forget_attempt() -> None:
+    """The service of a run that could not begin holds its id; the next attempt gets a new service."""
+    import wandb
+
+    wandb.teardown()
 
 
 def _has_key() -> bool:

@@ -49,15 +49,13 @@ def _dataset(dataset: Dataset) -> str:
 def _backbone(config: TrainConfig) -> str:
     """The model's name, and where its weights came from unless they are timm's own or none are meant to be there."""
     name, weights = config.backbone.name, config.backbone.weights
-    size = config.backbone.preprocessing.image_size
-    sized = f"{name} at {size} px" if size is not None else name
     if weights == "pretrained" or config.freeze_strategy.reinitialize_backbone:
-        return sized
+        return name
     path = locate(weights)
     if path is None:
-        return f"{sized} ({weights})"
+        return f"{name} ({weights})"
     run_of = path.parent.parent.name  # outputs/<sweep>/<job>/checkpoint.safetensors
-    return f"{sized} ({run_of if path.stem == 'checkpoint' else path.stem})"
+    return f"{name} ({run_of if path.stem == 'checkpoint' else path.stem})"
 
 
 def _strategy(strategy: Strategy) -> str:

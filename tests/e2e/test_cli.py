@@ -1,0 +1,207 @@
+"""The command line as a user meets it: exit codes, the last line on stderr, what is imported, what is left on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from tests.conftest import TINY
+from tl_experiments.cli import main
+
+
+@pytest.fixture
+def tl(capfd, monkeypatch, tmp_path):
+    """Run a command in this process, in an empty folder; returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tl", *arguments])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capfd.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call
+
+
+HEAVY = "torch torchvision timm pytorch_lightning torchmetrics wandb sklearn scipy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "last_line"),
+    [
+        (["--help"], 0, None),
+        (["train", "--help"], 0, None),
+        (["list", "backbones", "vit*"], 0, None),
+        (["train", "--cfg", "job"], 0, None),
+        (
+            ["train", "trainer.max_epoch=3"],
+            2,
+            r"error: trainer.max_epoch: unknown key -> did you mean trainer.max_epochs\?",
+        ),
+        (["train", "optimizer.lr=abc"], 2, r"error: optimizer.lr: got 'abc', expected a number or null -> .*"),
+        (["train", "optimizer.lr=-1"], 2, r"error: optimizer.lr: got -1.0, expected a number above 0.*"),
+        (["train", "freeze_strategy=ful"], 2, r"error: freeze_strategy: unknown choice 'ful' -> did you mean full\?"),
+        (
+            ["train", "backbone.name=resnet_18"],
+            2,
+            r"error: backbone.name: timm has no model 'resnet_18' -> did you mean .*",
+        ),
+        (["train", "dataset.root=~/photos"], 2, r"error: dataset.root=~/photos: .* quote twice.*"),
+        (["train", "-m", "freeze_strategy=full,ful"], 2, r"error: freeze_strategy: unknown choice 'ful' -> .*"),
+        (["train", "-m", "seed=0,1", "trainer.max_epoch=3"], 2, r"error: trainer.max_epoch: unknown key -> .*"),
+        (["train", "backbone.weights=none.pth"], 2, r"error: backbone.weights: no file none.pth -> .*"),
+        (["trian"], 2, r"error: tl trian: no such verb -> did you mean train.*"),
+        (["compare", "nowhere"], 2, r"error: .*nowhere.*-> .*"),
+        (["list", "backbone", "xyz*"], 2, r"error: tl list backbone xyz\*: nothing matches -> .*"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_answers_without_torch(arguments, code, last_line, tmp_path):
+    """Help and errors in the config come before any data is read, and before torch is imported."""
+    program = (
+        "import sys, atexit\n"
+        f"atexit.register(lambda: print('HEAVY', *sorted(set('{HEAVY}'.split()) & set(sys.modules))))\n"
+        f"sys.argv = ['tl', *{arguments!r}]\n"
+        "from tl_experiments.cli import main\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines()[-1] == "HEAVY"
+    assert "Traceback" not in done.stderr
+    if last_line is not None:
+        assert re.fullmatch(last_line, done.stderr.splitlines()[-1])
+    assert not (tmp_path / "outputs").exists()  # nothing is left by a command that could not begin
+
+
+def test_a_single_run_and_its_folder(tl, tmp_path):
+    code, out, err = tl("train", *TINY, "name=one")
+    assert code == 0, err
+    assert out == "outputs/one\n"
+    for line in (
+        r"data +digits: 10 classes, train 20, val 20, test 359",
+        r"backbone +test_resnet:",
+        r"phase 0 +feature_ext",
+    ):
+        assert re.search(line, err)
+    (run,) = [path for path in (tmp_path / "outputs" / "one").iterdir() if path.is_dir()]
+    files = {"record.json", "metrics.jsonl", "predictions.parquet", "checkpoint.safetensors", "checkpoint.json"}
+    assert {path.name for path in run.iterdir()} == files
+    ledger = json.loads((tmp_path / "outputs" / "one" / "sweep.json").read_text())
+    assert [(entry["id"], entry["state"]) for entry in ledger["jobs"]] == [(run.name, "ok")]
+    stamp = (run / "record.json").stat().st_mtime_ns
+    code, out, _ = tl("train", *TINY, "name=one")
+    assert (code, out) == (0, "done before: outputs/one\n")
+    assert (run / "record.json").stat().st_mtime_ns == stamp
+
+
+def test_the_same_command_finds_its_folder_without_a_name(tl, tmp_path):
+    tl("train", *TINY)
+    assert tl("train", *TINY)[1].startswith("done before: outputs/")
+    assert len(list((tmp_path / "outputs").iterdir())) == 1
+
+
+def test_a_sweep_ends_in_a_table_and_a_verdict(tl, tmp_path):
+    arms = "freeze_strategy=feature_extraction,last_n_blocks,from_scratch"
+    command = ["train", "-m", *TINY, "name=arms", arms, "freeze_strategy.n=1,2", "seed=0,1,2"]
+    code, out, err = tl(*command)
+    assert code == 0, err
+    for text in ("feature_extraction", "last_n_blocks(n=1)", "last_n_blocks(n=2)", "from_scratch", "Verdict:", "gain"):
+        assert text in out
+    assert "12 jobs to run" in err
+    folder = tmp_path / "outputs" / "arms"
+    assert {path.name for path in (folder / "comparison").iterdir()} >= {"table.csv", "table.md"}
+    assert len((folder / "comparison" / "table.csv").read_text().splitlines()) == 5
+
+    program = f"import sys; sys.argv = ['tl', *{command!r}]; from tl_experiments.cli import main; main()"
+    counted = (
+        "import atexit, sys\n"
+        f"atexit.register(lambda: print('HEAVY', *sorted(set('{HEAVY}'.split()) & set(sys.modules))))\n{program}"
+    )
+    again = subprocess.run([sys.executable, "-c", counted], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert again.stdout.splitlines()[-1] == "HEAVY"  # nothing is trained, nothing heavy even imported
+    assert "Verdict:" in again.stdout
+    assert tl("compare", "outputs/arms")[:2] == (0, out)
+
+
+def test_a_failed_job_is_named_with_its_log_and_the_exit_code_is_1(tl, tmp_path):
+    (tmp_path / "broken.pth").write_bytes(b"not weights")
+    code, out, err = tl("train", "-m", *TINY, "name=mixed", "backbone.weights=random,broken.pth")
+    assert code == 1
+    last = err.splitlines()[-1]
+    assert re.fullmatch(
+        r"error: .*broken.pth.*: failed: broken.pth: cannot be read .* -> see outputs/mixed/\w+/job.log", last
+    )
+    assert "Verdict" in out  # the others are compared all the same
+    code, _, err = tl("train", "-m", *TINY, "name=allbad", "backbone.weights=broken.pth", "seed=0,1")
+    assert code == 1
+    assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 2
+
+
+def test_print_layout(tl):
+    code, out, _ = tl("train", *TINY, "freeze_strategy=last_n_blocks", "freeze_strategy.n=1", "print_layout=true")
+    assert code == 0
+    rows = {line.split()[0]: line.split()[-1] for line in out.splitlines()[1:]}
+    rate = rows["head"]
+    assert float(rate) > 0
+    assert rows == {
+        **dict.fromkeys(("stem", "layer1.0", "layer2.0", "layer3.0"), "frozen"),
+        "layer4.0": rate,
+        "head": rate,
+    }
+
+
+def test_pretrain_then_transfer(tl, tmp_path):
+    code, out, err = tl("pretrain", *TINY, "dataset=letters", "dataset.images_per_class=10", "name=source")
+    assert code == 0, err
+    assert out.splitlines() == ["outputs/source", "use it: backbone=test_resnet backbone.weights=outputs/source"]
+    code, _, err = tl("train", *TINY, "backbone.weights=outputs/source", "name=target")
+    assert code == 0, err
+    (record,) = [json.loads(path.read_text()) for path in (tmp_path / "outputs" / "target").glob("*/record.json")]
+    assert record["pretraining_s"] > 0
+    assert record["arm"]["backbone"] == "test_resnet (source)"
+    assert record["weights"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, r"photos.*-> "),
+        (lambda root: root.write_text("x"), r"photos.*-> "),
+        (lambda root: root.mkdir(), r"photos.*-> "),
+        (lambda root: (root.mkdir(), Image.new("RGB", (8, 8)).save(root / "a.png")), r"photos.*-> "),
+        (
+            lambda root: ((root / "ants").mkdir(parents=True), Image.new("RGB", (8, 8)).save(root / "ants/a.png")),
+            r"class",
+        ),
+    ],
+    ids=["missing", "a file", "empty", "flat", "one class"],
+)
+def test_folders_that_are_no_dataset(tl, tmp_path, make, message):
+    make(tmp_path / "photos")
+    code, _, err = tl(
+        "train", *TINY, "dataset=image_folder", "dataset.shots=null", f"dataset.root={tmp_path / 'photos'}"
+    )
+    assert code == 2
+    assert err.splitlines()[-1].startswith("error: ")
+    assert re.search(message, err.splitlines()[-1])
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Exception, match=r"optimizer\.lr"):
+        main(["train", "optimizer.lr=-1", "debug=true"])
+
+
+def test_completion_of_a_broken_pipe_is_quiet(tmp_path):
+    command = f"{sys.executable} -m tl_experiments list backbones '*' | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=tmp_path, env={**os.environ})
+    assert done.stderr == ""
