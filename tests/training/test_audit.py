@@ -9,7 +9,7 @@ from torch import nn
 from tl_experiments.errors import TrainingError
 from tl_experiments.strategies.apply import set_requires_grad
 from tl_experiments.training.audit import FreezeAudit
-from tl_experiments.types import Phase
+from tl_experiments.types import Block, ModelLayout, Phase
 
 
 @pytest.fixture
@@ -18,6 +18,10 @@ def net():
     return nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
 
 
+LAYOUT = ModelLayout(
+    (Block("first", {"0.weight": 4, "0.bias": 2}), Block("norm", {"1.weight": 2, "1.bias": 2})),
+    Block("head", {"2.weight": 4, "2.bias": 2}),
+)
 PHASE = Phase(0, {"2.weight": 1.0, "2.bias": 1.0})
 
 
@@ -31,7 +35,7 @@ def begin(net, phase=PHASE):
     set_requires_grad(net, phase)
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
     net.eval()
-    return optimizer, FreezeAudit(net, phase, optimizer)
+    return optimizer, FreezeAudit(net, LAYOUT, phase, optimizer)
 
 
 def test_a_sound_run_passes(net):
@@ -57,11 +61,25 @@ def test_frozen_statistics_that_move(net):
         audit.check_frozen("at the end")
 
 
-def test_statistics_of_a_module_in_train_mode_may_move(net):
+def test_frozen_statistics_that_move_because_of_a_wrong_mode(net):
     optimizer, audit = begin(net)
     net[1].train()
     step(net, optimizer, audit)
-    audit.check("after 1 step")
+    with pytest.raises(TrainingError, match=r"3 tensors are frozen, but moved .* 1.num_batches_tracked"):
+        audit.check("after 1 step")
+
+
+@pytest.mark.parametrize(("norm_stats", "sound"), [("update", True), ("frozen", False)])
+def test_statistics_of_a_trained_block_follow_the_plan(net, norm_stats, sound):
+    phase = Phase(0, {**PHASE.lr_multiplier, "1.weight": 1.0, "1.bias": 1.0}, norm_stats)
+    optimizer, audit = begin(net, phase)
+    net[1].train()
+    step(net, optimizer, audit)
+    if sound:
+        audit.check("after 1 step")
+    else:
+        with pytest.raises(TrainingError, match=r"3 tensors are frozen, but moved"):
+            audit.check("after 1 step")
 
 
 def test_a_tensor_that_no_gradient_reaches(net):
@@ -88,4 +106,4 @@ def test_groups_that_do_not_match_the_plan(net, broken):
     optimizer = torch.optim.SGD([weight, bias], lr=0.1)
     optimizer.param_groups = [{**optimizer.param_groups[0], "params": params} for params in groups[broken]]
     with pytest.raises(TrainingError, match=r"1 tensors are not in exactly one optimizer group"):
-        FreezeAudit(net, PHASE, optimizer)
+        FreezeAudit(net, LAYOUT, PHASE, optimizer)

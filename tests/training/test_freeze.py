@@ -17,7 +17,8 @@ from tl_experiments.types import ModelLayout, Phase
 
 RULE = {"adamw": 1e-3}
 SINGLE = ["feature_extraction", "last_n_blocks", "full", "from_scratch"]
-NETS = ["test_resnet", "test_vit", "test_convnext"]  # BatchNorm; attention and dropout; LayerNorm with layer scale
+# BatchNorm; BatchNorm with children of its own (BatchNormAct2d); attention and dropout; LayerNorm with layer scale
+NETS = ["test_resnet", "test_efficientnet", "test_vit", "test_convnext"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ def train(cfg, tmp_path):
 
 def config(tiny, net, strategy):
     size = "160" if net == "test_vit" else "32"
-    dropout = "{pos_drop_rate: 0.3, proj_drop_rate: 0.3}" if net == "test_vit" else "{}"
+    dropout = "{pos_drop_rate: 0.3, proj_drop_rate: 0.3, attn_drop_rate: 0.3}" if net == "test_vit" else "{}"
     name = "full" if strategy == "head_then_last_block" else strategy
     cfg = tiny(
         "backbone=timm",
@@ -84,7 +85,7 @@ def test_what_moves_and_what_does_not(tiny, tmp_path, net, strategy):
         for name in block.parameters
     }
     assert {name.rpartition(".")[0] for name in moved - parameters} <= may_move
-    if net == "test_resnet" and updating:
+    if net in ("test_resnet", "test_efficientnet") and updating:
         assert moved - parameters  # and they do move
 
     # The optimizer of the last phase holds each trained tensor exactly once, at the rate of the plan.

@@ -22,44 +22,41 @@ def modules_held_in_eval(model: nn.Module, layout: ModelLayout, phase: Phase) ->
     Frozen means frozen: a block that trains nothing neither updates statistics nor drops units. In a block that trains,
     modules with running statistics follow ``phase.norm_stats``, and all others follow the model.
     """
-    trained = {
-        block.name for block in (*layout.blocks, layout.head) if phase.lr_multiplier.keys() & block.parameters.keys()
-    }
-    held = []
-    for module, block in _block_of_each_leaf(model, layout):
-        frozen = block is None or block.name not in trained
-        if frozen or (phase.norm_stats == "frozen" and _has_running_statistics(module)):
-            held.append(module)
-    return held
+    trained = {block.name for block in all_blocks(layout) if phase.lr_multiplier.keys() & block.parameters.keys()}
+    return [
+        module
+        for module, blocks in _blocks_of_each_module(model, layout)
+        if not blocks & trained or (phase.norm_stats == "frozen" and _has_running_statistics(module))
+    ]
 
 
-def _block_of_each_leaf(model: nn.Module, layout: ModelLayout) -> list[tuple[nn.Module, Block | None]]:
-    """Each leaf module with the block it works in.
+def all_blocks(layout: ModelLayout) -> tuple[Block, ...]:
+    """The blocks of the backbone, then the head."""
+    return (*layout.blocks, layout.head)
 
-    A module with parameters belongs to their block. One without (dropout, pooling) belongs to the block of the
-    innermost enclosing module whose parameters all lie in one block; failing that, to the block of the last parameter
+
+def _blocks_of_each_module(model: nn.Module, layout: ModelLayout) -> list[tuple[nn.Module, set[str]]]:
+    """Every module, containers too (their own code may ask ``self.training``), with the blocks that it works in.
+
+    A module with parameters works in their blocks. One without (dropout, pooling) works in the block of the innermost
+    enclosing module whose parameters all lie in one block; failing that, in the block of the last parameter
     registered before it, which in timm's models is the layer that feeds it.
     """
-    block_of = {name: block for block in (*layout.blocks, layout.head) for name in block.parameters}
-    found: list[tuple[nn.Module, Block | None]] = []
-    last: Block | None = None
+    block_of = {name: block.name for block in all_blocks(layout) for name in block.parameters}
+    found: list[tuple[nn.Module, set[str]]] = []
+    last: set[str] = set()
 
-    def visit(module: nn.Module, prefix: str, enclosing: Block | None) -> None:
+    def visit(module: nn.Module, prefix: str, enclosing: set[str]) -> None:
         nonlocal last
-        blocks = {
-            block_of[f"{prefix}{name}"].name: block_of[f"{prefix}{name}"] for name, _ in module.named_parameters()
-        }
-        own = next(iter(blocks.values())) if len(blocks) == 1 else None
-        inside = own or (enclosing if not blocks else None)
+        own = {block_of[f"{prefix}{name}"] for name, _ in module.named_parameters()}
+        found.append((module, own or enclosing or last))
         for name, _ in module.named_parameters(recurse=False):
-            last = block_of[f"{prefix}{name}"]
-        children = list(module.named_children())
-        if not children:
-            found.append((module, inside or last))
-        for name, child in children:
+            last = {block_of[f"{prefix}{name}"]}
+        inside = own if len(own) == 1 else (set() if own else enclosing)
+        for name, child in module.named_children():
             visit(child, f"{prefix}{name}.", inside)
 
-    visit(model, "", None)
+    visit(model, "", set())
     return found
 
 

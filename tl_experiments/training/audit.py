@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tl_experiments.errors import TrainingError
-from tl_experiments.types import Phase
+from tl_experiments.types import ModelLayout, Phase
 
 # Some tensors get their first gradient a step later than others (behind a residual branch that starts at zero).
 _STEPS = 10
@@ -19,6 +19,7 @@ class FreezeAudit:
 
     Args:
         model: In the state that the phase starts from.
+        layout: Its blocks.
         phase: What should train.
         optimizer: Over exactly the tensors that should.
 
@@ -26,14 +27,14 @@ class FreezeAudit:
         TrainingError: At once, if a trainable tensor is in no group or in several, or a frozen one is in any.
     """
 
-    def __init__(self, model: nn.Module, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, model: nn.Module, layout: ModelLayout, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
         self._model, self._phase = model, phase
         self._checked = False
         self._without_gradient = set(phase.lr_multiplier)
         self._zero_gradient = set(phase.lr_multiplier)
         # Copies on the CPU: device memory is what training is short of.
         self._before = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        self._modules = dict(model.named_modules())
+        self._may_move = set(phase.lr_multiplier) | _live_statistics(model, layout, phase)
         _check_groups(model, phase, optimizer)
 
     def see_gradients(self) -> None:
@@ -69,21 +70,20 @@ class FreezeAudit:
             raise _broken(still, "trainable and have gradients, but did not move", when)
 
     def check_frozen(self, when: str) -> None:
-        """No frozen parameter and no statistic of a module in eval mode has changed by a single bit."""
-        moved = {
-            name
-            for name, tensor in self._model.state_dict().items()
-            if self._must_not_move(name) and not _equal(tensor, self._before[name])
-        }
+        """No frozen parameter has changed by a single bit, nor any statistic outside the blocks that update theirs."""
+        state = self._model.state_dict()
+        moved = {name for name in state.keys() - self._may_move if not _equal(state[name], self._before[name])}
         if moved:
             raise _broken(moved, "frozen, but moved", when)
 
-    def _must_not_move(self, name: str) -> bool:
-        if name in self._phase.lr_multiplier:
-            return False
-        parent, _, leaf = name.rpartition(".")
-        module = self._modules[parent]
-        return leaf in module._parameters or not module.training
+
+def _live_statistics(model: nn.Module, layout: ModelLayout, phase: Phase) -> set[str]:
+    """Buffers that the plan lets move. From the plan alone: a wrong mode must not excuse itself."""
+    if phase.norm_stats == "frozen":
+        return set()
+    trained = [block for block in (*layout.blocks, layout.head) if phase.lr_multiplier.keys() & block.parameters.keys()]
+    owners = {name.rpartition(".")[0] for block in trained for name in block.parameters}
+    return {name for name, _ in model.named_buffers() if name.rpartition(".")[0] in owners}
 
 
 def _check_groups(model: nn.Module, phase: Phase, optimizer: torch.optim.Optimizer) -> None:

@@ -85,7 +85,7 @@ class TransferModule(pl.LightningModule):
         self.model.train()
 
     def on_train_start(self) -> None:
-        self.audit = FreezeAudit(self.model, self.phase.phase, self._optimizer())
+        self.audit = FreezeAudit(self.model, self.model.layout, self.phase.phase, self._optimizer())
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         loss = self.objective.loss(self.model, batch)
