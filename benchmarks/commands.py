@@ -34,11 +34,7 @@ TINY = [
     "backbone=test_resnet", "backbone.preprocessing.image_size=32", "backbone.weights=random", "dataset.shots=1",
     "trainer.max_epochs=1", "trainer.accelerator=cpu",
 ]  # fmt: skip
-HUNDRED = [
-    "freeze_strategy=feature_extraction,last_n_blocks,full,from_scratch",
-    "freeze_strategy.n=1,2",
-    "seed=range(20)",
-]
+ARMS = ["freeze_strategy=feature_extraction,last_n_blocks,full,from_scratch", "freeze_strategy.n=1,2"]
 COMMANDS = {  # name: (arguments, most seconds that we want it to take)
     "tl --help": (["--help"], 0.3),
     "tl train --help": (["train", "--help"], 0.8),
@@ -67,16 +63,10 @@ def process(command: list[str], folder: str) -> Callable[[], object]:
 
 def plan() -> None:
     """100 jobs over 2 backbones and 4 strategies: composed, checked, hashed."""
-    arguments = ["backbone=resnet18,vit_small", *HUNDRED[:-1], "seed=range(10)"]
-    jobs = [
-        make_job(*one)
-        for one in compose_jobs(GlobalHydra.instance().config_loader(), "train", [], expand_all(arguments))
-    ]
+    arguments = ["backbone=resnet18,vit_small", *ARMS, "seed=range(10)"]
+    loader = GlobalHydra.instance().config_loader()
+    jobs = [make_job(*one) for one in compose_jobs(loader, "train", [], expand(loader, {}, arguments))]
     assert len({job.id for job in jobs}) == 100
-
-
-def expand_all(arguments: list[str]) -> list[list[str]]:
-    return expand(GlobalHydra.instance().config_loader(), {}, arguments)
 
 
 def main() -> None:
