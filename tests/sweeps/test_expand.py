@@ -101,6 +101,7 @@ def test_intervals_are_refused(loader):
 )
 def test_options_of_a_swept_group_wait_for_the_jobs(arguments, expected):
     assert conditional(["-m", *arguments])[-1] == expected
+    assert conditional([*arguments, "--multirun"]) == conditional(["-m", *arguments])  # wherever it stands
     assert conditional(arguments) == arguments  # nothing is rewritten in a single run
 
 

@@ -131,18 +131,27 @@ def _processes_of(folder):
     return found
 
 
-def test_ctrl_c_ends_the_jobs_and_says_so(tmp_path):
+@pytest.mark.parametrize(
+    ("sweep", "states"),
+    [
+        (["-m", "seed=0,1,2", "executor.jobs=2"], ["interrupted", "interrupted", "pending"]),
+        ([], ["interrupted"]),
+    ],
+)
+def test_ctrl_c_ends_the_jobs_and_says_so(tmp_path, sweep, states):
     slow = ["trainer.max_epochs=2000", "dataset.shots=5", "name=stopped", f"output_dir={tmp_path}"]
-    command = [sys.executable, "-m", "tl_experiments", "train", "-m", *TINY, *slow, "seed=0,1,2", "executor.jobs=2"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    _wait_for(lambda: len(list(tmp_path.glob("stopped/*/metrics.jsonl"))) == 2, 90)
-    process.send_signal(signal.SIGINT)
+    command = [sys.executable, "-m", "tl_experiments", "train", *TINY, *slow, *sweep]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    running = states.count("interrupted")
+    _wait_for(lambda: len(list(tmp_path.glob("stopped/*/metrics.jsonl"))) == running, 90)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group gets it
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("interrupted: the same command again goes on")
     _wait_for(lambda: not _processes_of(tmp_path), 20)
-    states = sorted(entry.state for entry in Ledger.open(tmp_path / "stopped").jobs.values())
-    assert states == ["interrupted", "interrupted", "pending"]
+    assert sorted(entry.state for entry in Ledger.open(tmp_path / "stopped").jobs.values()) == states
 
 
 def test_slots_share_the_cores(tiny, monkeypatch):

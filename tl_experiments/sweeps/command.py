@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 _OPTION = re.compile(r"(?P<key>(?P<group>\w+)\.[\w.]+)=(?P<value>.*)", re.DOTALL)
+_MULTIRUN = {"-m", "--multirun"}
 
 
 def conditional(arguments: Sequence[str]) -> list[str]:
@@ -13,9 +14,11 @@ def conditional(arguments: Sequence[str]) -> list[str]:
 
     In ``-m freeze_strategy=full,last_n_blocks freeze_strategy.n=4`` Hydra would look for ``n`` in the group's default
     choice before the sweep begins. Written as a sweep over one value it is left to the jobs, as swept options are.
+    ``-m`` may stand anywhere; argparse wants it before the overrides.
     """
-    if not {"-m", "--multirun"} & set(arguments):
+    if not _MULTIRUN & set(arguments):
         return list(arguments)
+    arguments = ["--multirun", *(text for text in arguments if text not in _MULTIRUN)]
     swept = {text.partition("=")[0] for text in arguments if re.fullmatch(r"\w+=[^\"']*,.*", text)}
     return [_as_sweep(text, swept) for text in arguments]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -25,6 +26,7 @@ def work(
 
     A process that dies before it can report is told from its exit code by the parent.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
     os.environ.update(environment)
     _write_output_to(folder / "job.log")
     _end_with_the_parent()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytorch_lightning as pl
 import torch
@@ -48,10 +51,24 @@ def fit(
             callbacks=_progress(),
             default_root_dir=history.folder,
         )
-        if phase.last:
-            trainer.validate(module, verbose=False)
-        trainer.fit(module)
+        with _interrupts_pass():
+            if phase.last:
+                trainer.validate(module, verbose=False)
+            trainer.fit(module)
     return trainer, module
+
+
+@contextmanager
+def _interrupts_pass() -> Iterator[None]:
+    """Lightning answers Ctrl-C with ``sys.exit(1)`` and ignores it from then on; here it stays a KeyboardInterrupt."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
 
 
 def _progress() -> list[pl.Callback]:
