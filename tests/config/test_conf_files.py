@@ -9,7 +9,7 @@ import re
 import pytest
 import timm
 
-from tl_experiments.config import compose
+from tl_experiments.config import compose, datasets, optimization, schema
 from tl_experiments.config.compose import choices, conf_dir, groups
 from tl_experiments.config.timm_names import timm_names
 
@@ -41,10 +41,12 @@ def test_names_of_classes_and_files_agree():
 
 def test_no_defaults_hide_in_the_schema():
     """A value that no YAML states would be a second place for defaults; strategies may, to be used in Python."""
-    from tl_experiments.config import schema
-
-    for _, cls in inspect.getmembers(schema, dataclasses.is_dataclass):
-        if cls.__module__ == schema.__name__:
+    for module in (datasets, optimization, schema):
+        own = [
+            cls for _, cls in inspect.getmembers(module, dataclasses.is_dataclass) if cls.__module__ == module.__name__
+        ]
+        assert own
+        for cls in own:
             assert all(field.default is dataclasses.MISSING for field in dataclasses.fields(cls)), cls
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tl_experiments.config.schema import Digits, ImageFolder
+from tl_experiments.config.datasets import Digits, ImageFolder
 
 MakeFolder = Callable[[Mapping[str, int]], Path]
 

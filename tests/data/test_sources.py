@@ -13,7 +13,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from tl_experiments.config.schema import Digits, ImageFolder, Letters
+from tl_experiments.config.datasets import Digits, ImageFolder, Letters
 from tl_experiments.data.digits import open_digits
 from tl_experiments.data.items import Item, Source, fingerprint, source_fingerprint
 from tl_experiments.data.letters import FONTS, open_letters, render

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.training.test_freeze import HeadThenLastBlock, train
-from tl_experiments.config.schema import Constant, Cosine
+from tl_experiments.config.optimization import Constant, Cosine
 from tl_experiments.training.history import History
 from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.optimization import schedule

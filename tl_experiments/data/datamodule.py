@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytorch_lightning as pl
 
-from tl_experiments.config.schema import Augmentation, Dataset, NoAugmentation
+from tl_experiments.config.datasets import Augmentation, Dataset, NoAugmentation
 from tl_experiments.data.batches import batch_notes, eval_batches, step_batches, steps_per_epoch
 from tl_experiments.data.dataset import Batches, ImageItems, Preloaded, live_batches
 from tl_experiments.data.items import SPLITS, Split, fingerprint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tl_experiments.config.schema import Dataset, Digits, ImageFolder, Letters
+from tl_experiments.config.datasets import Dataset, Digits, ImageFolder, Letters
 from tl_experiments.data.digits import open_digits
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.data.items import Source

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from tl_experiments.config.schema import Augmentation, FlipCrop
+from tl_experiments.config.datasets import Augmentation, FlipCrop
 
 Transform = Callable[[Image.Image], Tensor]
 

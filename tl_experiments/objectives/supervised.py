@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tl_experiments.config.schema import Supervised
+from tl_experiments.config.optimization import Supervised
 from tl_experiments.types import Batch, Objective
 
 

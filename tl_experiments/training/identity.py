@@ -8,7 +8,8 @@ import json
 from pathlib import Path
 
 from tl_experiments.backbones.locate import locate, weights_digest
-from tl_experiments.config.schema import Dataset, ImageFolder, TrainConfig
+from tl_experiments.config.datasets import Dataset, ImageFolder
+from tl_experiments.config.schema import TrainConfig
 from tl_experiments.strategies.plans import Strategy
 
 # What changes no result: where it runs, who watches, where it is written.

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from tl_experiments.config.schema import Optimizer, Scheduler
+from tl_experiments.config.optimization import Optimizer, Scheduler
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.errors import DivergedError
 from tl_experiments.strategies.apply import param_groups

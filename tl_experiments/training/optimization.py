@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tl_experiments.config.schema import AdamW, Optimizer, Scheduler
+from tl_experiments.config.optimization import AdamW, Optimizer, Scheduler
 
 
 def build_optimizer(cfg: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

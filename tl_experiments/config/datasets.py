@@ -1,0 +1,131 @@
+"""Choices of the groups ``dataset`` and ``augmentation``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tl_experiments.config.ranges import require
+from tl_experiments.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class _DatasetOptions:
+    """What every dataset has.
+
+    Args:
+        val_fraction: Share of the training images carved out as val where no val split is given, in (0, 1).
+        test_fraction: Share carved out as test where the dataset comes without any split, in (0, 1).
+        split_seed: Seed of those splits; the same for every run of a sweep, so that runs are comparable.
+        label_fraction: Share of the training labels used, in (0, 1]; stratified; smaller ones lie within larger ones.
+        shots: Labels a class, for train and for val each; null uses all.
+        subset_seed: Seed of ``label_fraction`` and ``shots``; null follows the run's seed.
+        preload_max_bytes: Decode a split once and hold it in memory if it takes no more than this.
+    """
+
+    val_fraction: float
+    test_fraction: float
+    split_seed: int
+    label_fraction: float | None
+    shots: int | None
+    subset_seed: int | None
+    preload_max_bytes: int
+
+    def __post_init__(self) -> None:
+        require(0 < self.val_fraction < 1, "val_fraction", self.val_fraction, "(0, 1)")
+        require(0 < self.test_fraction < 1, "test_fraction", self.test_fraction, "(0, 1)")
+        require(
+            self.val_fraction + self.test_fraction < 1,
+            "val_fraction",
+            f"{self.val_fraction} with test_fraction {self.test_fraction}",
+            "a sum below 1",
+        )
+        require(
+            self.label_fraction is None or 0 < self.label_fraction <= 1, "label_fraction", self.label_fraction, "(0, 1]"
+        )
+        require(self.shots is None or self.shots > 0, "shots", self.shots, "1 or more")
+        require(
+            self.label_fraction is None or self.shots is None,
+            "label_fraction",
+            f"{self.label_fraction} together with shots {self.shots}",
+            "one of the two",
+        )
+        require(self.preload_max_bytes >= 0, "preload_max_bytes", self.preload_max_bytes, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(_DatasetOptions):
+    """1,797 handwritten digits of 8x8 pixels, embedded in scikit-learn."""
+
+    name: Literal["digits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letters(_DatasetOptions):
+    """Capital letters rendered from the fonts that come with matplotlib: a source task that needs no download.
+
+    Args:
+        images_per_class: Images of each of the 26 letters.
+        size: Side of the rendered image in pixels, 8 or more.
+        render_seed: Seed of fonts, positions, angles and noise.
+    """
+
+    name: Literal["letters"]
+    images_per_class: int
+    size: int
+    render_seed: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.images_per_class > 0, "images_per_class", self.images_per_class, "1 or more")
+        require(self.size >= 8, "size", self.size, "8 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder(_DatasetOptions):
+    """Images in one folder a class: ``root/train|val|test/class/*`` or ``root/class/*``.
+
+    Args:
+        root: The folder.
+        allow_empty: Go on where a class folder holds no image.
+    """
+
+    name: Literal["image_folder"]
+    root: str | None
+    allow_empty: bool
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.root is None:
+            raise ConfigError("root", "no folder given", "dataset.root=$HOME/photos")
+
+
+Dataset = Digits | Letters | ImageFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoAugmentation:
+    """Training images as they are."""
+
+    name: Literal["none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlipCrop:
+    """Random resized crop and horizontal flip.
+
+    Args:
+        min_area: Smallest share of the image's area in a crop, in (0, 1].
+        flip_probability: In [0, 1].
+    """
+
+    name: Literal["flip_crop"]
+    min_area: float
+    flip_probability: float
+
+    def __post_init__(self) -> None:
+        require(0 < self.min_area <= 1, "min_area", self.min_area, "(0, 1]")
+        require(0 <= self.flip_probability <= 1, "flip_probability", self.flip_probability, "[0, 1]")
+
+
+Augmentation = NoAugmentation | FlipCrop
