@@ -133,7 +133,7 @@ class Command:
         from tl_experiments.sweeps.sweep import run_single
         from tl_experiments.sweeps.worker import start_logging
 
-        start_logging(sys.stderr)
+        start_logging()
         outcome = run_single(job, sweep_folder([job], overrides), self.line)
         return self._finish(outcome, job.config, compare=False)
 
@@ -144,7 +144,7 @@ class Command:
         from tl_experiments.sweeps.sweep import run_sweep
         from tl_experiments.sweeps.worker import start_logging
 
-        start_logging(sys.stderr)
+        start_logging()
         composed = compose_jobs(loader, self.verb, list(config.hydra.overrides.hydra), job_overrides)
         jobs = list({job.id: job for job in (make_job(*one) for one in composed)}.values())
         outcome = run_sweep(jobs, sweep_folder(jobs, list(config.hydra.overrides.task)), self.line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -193,6 +194,29 @@ def test_folders_that_are_no_dataset(tl, tmp_path, make, message):
     assert err.splitlines()[-1].startswith("error: ")
     assert re.search(message, err.splitlines()[-1])
     assert "Traceback" not in err
+
+
+def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(tmp_path):
+    command = [sys.executable, "-m", "tl_experiments", "train", *TINY]
+    parent, child = pty.openpty()
+    process = subprocess.Popen([*command, "name=terminal"], cwd=tmp_path, stdout=child, stderr=child, text=False)
+    os.close(child)
+    seen = b""
+    while chunk := _read(parent):
+        seen += chunk
+    assert process.wait() == 0, seen.decode()
+    assert b"steps," in seen
+    piped = subprocess.run([*command, "name=pipe"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "steps," not in piped.stderr
+    for text in (seen.decode(), piped.stderr):
+        assert re.search(r"epoch 2 +val accuracy 0\.\d{4}", text)
+
+
+def _read(descriptor):
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # Linux says so when the other end of a terminal closes
+        return b""
 
 
 def test_debug_shows_the_traceback(monkeypatch, tmp_path):

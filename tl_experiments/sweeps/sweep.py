@@ -12,7 +12,7 @@ from tl_experiments.records import RECORD_FILE
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import ENDED_BADLY, Entry, Ledger
 from tl_experiments.sweeps.local import Slots, run_jobs, slots
-from tl_experiments.sweeps.worker import run_job
+from tl_experiments.sweeps.worker import LOG_FILE, run_job
 from tl_experiments.training.preflight import check_data
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ def run_single(job: Job, folder: Path, command: str) -> Outcome:
             entry.state = "running"
             ledger.write()
             entry.state, entry.cause = run_job(job, folder / job.id, None)  # type: ignore[assignment]
+            entry.log = f"{job.id}/{LOG_FILE}" if (folder / job.id / LOG_FILE).exists() else None
         return _outcome([job], todo, ledger)
 
 
@@ -108,7 +109,7 @@ def _slots(todo: Sequence[Job], ledger: Ledger) -> Slots:
 def _run_in_processes(todo: Sequence[Job], ledger: Ledger, where: Slots) -> None:
     def started(job: Job) -> None:
         entry = ledger.jobs[job.id]
-        entry.state, entry.cause, entry.log = "running", None, f"{job.id}/job.log"
+        entry.state, entry.cause, entry.log = "running", None, f"{job.id}/{LOG_FILE}"
         ledger.write()
 
     common = set.intersection(*(set(job.overrides) for job in todo)) if len(todo) > 1 else set()

@@ -16,6 +16,7 @@ from typing import Any
 from tl_experiments.errors import DivergedError, UserError
 from tl_experiments.sweeps.jobs import Job
 
+LOG_FILE = "job.log"
 OUT_OF_MEMORY_HINT = "lower trainer.batch_size or backbone.preprocessing.image_size"
 
 
@@ -28,7 +29,7 @@ def work(
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
     os.environ.update(environment)
-    _write_output_to(folder / "job.log")
+    _write_output_to(folder / LOG_FILE)
     _end_with_the_parent()
     report.send(run_job(job, folder, threads))
     report.close()
@@ -53,15 +54,27 @@ def run_job(job: Job, folder: Path, threads: int | None) -> tuple[str, str | Non
     except Exception as error:
         if "DefaultCPUAllocator" in str(error):  # how torch says that the CPU's memory is out
             return "oom", f"{_first_line(error)} -> {OUT_OF_MEMORY_HINT}"
-        traceback.print_exc()
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+            traceback.print_exc(file=log)
+        if job.config.debug:
+            traceback.print_exc()
         return "failed", f"{type(error).__name__}: {_first_line(error)}"
     return "ok", None
 
 
-def start_logging(stream: Any) -> None:
-    """Our lines, without decoration, to ``stream``."""
+class _CurrentStderr(logging.StreamHandler[Any]):
+    """Writes to what ``sys.stderr`` is at the moment: a progress bar replaces it to print above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def start_logging() -> None:
+    """Our lines, without decoration, to stderr."""
     logger = logging.getLogger("tl_experiments")
-    handler = logging.StreamHandler(stream)
+    handler = _CurrentStderr()
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
@@ -75,12 +88,12 @@ def _first_line(error: BaseException) -> str:
 
 def _write_output_to(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    start_logging(sys.stderr)
+    start_logging()
 
 
 def _end_with_the_parent() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from tl_experiments.seeds import derive
 from tl_experiments.training.build import Parts
 from tl_experiments.training.history import History
 from tl_experiments.training.module import TransferModule
+from tl_experiments.training.progress import progress_bars
 
 
 def fit(
@@ -47,8 +47,8 @@ def fit(
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            enable_progress_bar=False,
-            callbacks=_progress(),
+            enable_progress_bar=False,  # Lightning's own; ours is a callback
+            callbacks=progress_bars(phase),
             default_root_dir=history.folder,
         )
         with _interrupts_pass():
@@ -69,15 +69,6 @@ def _interrupts_pass() -> Iterator[None]:
             raise
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
-
-
-def _progress() -> list[pl.Callback]:
-    """A bar on a terminal; elsewhere the lines of ``History`` say enough."""
-    if not sys.stderr.isatty():
-        return []
-    from pytorch_lightning.callbacks import RichProgressBar
-
-    return [RichProgressBar(leave=False)]
 
 
 def _quieten_lightning() -> None:
