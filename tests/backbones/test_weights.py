@@ -103,9 +103,33 @@ def test_a_truncated_file_is_named(state, tmp_path):
 
 def test_a_checkpoint_of_another_backbone(state, tmp_path):
     save_file({f"backbone.net.{name}": tensor for name, tensor in state.items()}, tmp_path / "checkpoint.safetensors")
-    (tmp_path / "checkpoint.json").write_text(json.dumps({"backbone": "test_resnet"}))
+    digest = weights_digest(str(tmp_path))
+    (tmp_path / "checkpoint.json").write_text(json.dumps({"backbone": "test_resnet", "sha256": digest}))
     with pytest.raises(WeightsError, match=r"holds test_resnet, the backbone is test_vit -> backbone.name=test_resnet"):
         build(tmp_path, name="test_vit")
+
+
+def test_one_flipped_bit_in_an_own_checkpoint_is_found(state, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    save_file({f"backbone.net.{name}": tensor for name, tensor in state.items()}, path)
+    digest = weights_digest(str(path))
+    (tmp_path / "checkpoint.json").write_text(json.dumps({"backbone": "test_resnet", "sha256": digest}))
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"not the file that checkpoint.json describes \(sha256\) -> it is damaged"):
+        build(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, r"cannot be read \(EOFError\)"), (torch.ones(3), "it holds a Tensor, expected a state_dict")],
+)
+def test_files_that_are_no_state_dict(content, reason, tmp_path):
+    path = tmp_path / "w.pth"
+    path.touch() if content is None else torch.save(content, path)
+    with pytest.raises(WeightsError, match=reason):
+        build(path)
 
 
 def test_the_digest_follows_the_content(tmp_path):

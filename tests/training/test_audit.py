@@ -27,8 +27,8 @@ PHASE = Phase(0, {"2.weight": 1.0, "2.bias": 1.0})
 
 def step(net, optimizer, audit):
     net(torch.randn(4, 2)).square().sum().backward()
-    audit.see_gradients()
     optimizer.step()
+    audit.see_step(optimizer)
 
 
 def begin(net, phase=PHASE):
@@ -92,10 +92,19 @@ def test_a_tensor_that_no_gradient_reaches(net):
 
 def test_a_tensor_with_gradients_that_does_not_move(net):
     optimizer, audit = begin(net)
-    optimizer.param_groups[0]["lr"] = 0.0
+    optimizer.step = lambda: None
     step(net, optimizer, audit)
     with pytest.raises(TrainingError, match=r"2 tensors are trainable and have gradients, but did not move"):
         audit.check("after 1 step")
+
+
+@pytest.mark.parametrize("lr", [0.0, 1e-12])
+def test_steps_too_small_to_show_are_no_fault(net, lr):
+    optimizer, audit = begin(net)
+    optimizer.param_groups[0]["lr"] = lr
+    step(net, optimizer, audit)
+    assert torch.equal(net[2].weight, audit._before["2.weight"])
+    audit.check("after 1 step")
 
 
 @pytest.mark.parametrize("broken", ["missing", "twice", "frozen one in"])

@@ -29,6 +29,7 @@ def plan(*starts):
         ((0, 0.5), 3, 2, [((0, 3),), ((3, 6),)]),
         ((0, 0.4), 5, 2, [((0, 4),), ((4, 5), (5, 10))]),
         ((0, 0.25, 0.75), 2, 2, [((0, 1),), ((1, 2), (2, 3)), ((3, 4),)]),
+        ((0, 0.99), 3, 1, [((0, 2),), ((2, 3),)]),
         # 12 phases over 10 steps: two have no step of their own, and the last one keeps its place
         (tuple(i / 12 for i in range(12)), 1, 10, None),
     ],

@@ -30,8 +30,11 @@ def locate(weights: str) -> Path | None:
         ]
         if len(found) == 1:
             return found[0]
+        which = f" ({', '.join(str(file.parent) for file in found[:3])})" if found else ""
         raise WeightsError(
-            "backbone.weights", f"{len(found)} checkpoints in {path}, expected one", "name the folder of a single run"
+            "backbone.weights",
+            f"{len(found)} checkpoints in {path}{which}, expected one",
+            "name the folder of a single run",
         )
     if not path.is_file():
         raise WeightsError(

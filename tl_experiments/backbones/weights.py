@@ -50,7 +50,7 @@ def load_weights(net: nn.Module, cfg: BackboneConfig) -> WeightsReport:
     if path is None:
         source = "random" if cfg.weights == "random" else _hub_name(net)
         return WeightsReport(source, None, 0 if cfg.weights == "random" else len(net.state_dict()))
-    _refuse_other_backbone(path, cfg.name)
+    _refuse_damage_and_others(path, cfg)
     state = _backbone_part(_read(path))
     classifier = _classifier_names(net)
     dropped = [name for name in state if name.rpartition(".")[0] in classifier]
@@ -65,8 +65,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, expected a state_dict")
     except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise WeightsError(
             str(path), f"cannot be read ({reason})", "give a .safetensors file or a plain state_dict"
         ) from None
@@ -102,11 +104,17 @@ def _refuse_mismatch(net: nn.Module, state: dict[str, Tensor], path: Path) -> No
         )
 
 
-def _refuse_other_backbone(path: Path, name: str) -> None:
+def _refuse_damage_and_others(path: Path, cfg: BackboneConfig) -> None:
+    """An own checkpoint has its hash and its backbone's name beside it."""
     side = path.with_suffix(".json")
     if path.name != CHECKPOINT_FILE or not side.is_file():
         return
-    theirs = _json(side).get("backbone")
+    facts = _json(side)
+    theirs, name = facts.get("backbone"), cfg.name
+    if facts.get("sha256") != weights_digest(cfg.weights):
+        raise WeightsError(
+            str(path), f"not the file that {side.name} describes (sha256)", "it is damaged: run its job again"
+        )
     if theirs != name:
         raise WeightsError(
             "backbone.weights", f"{path} holds {theirs}, the backbone is {name}", f"backbone.name={theirs}"

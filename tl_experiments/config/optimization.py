@@ -122,7 +122,7 @@ class TrainerConfig:
     Args:
         max_epochs: Passes over the training images, over all phases together.
         batch_size: Training images a step.
-        eval_batch_size: Images a step on val and test; changes no result, only speed and memory.
+        eval_batch_size: Images a step on val and test; changes speed and memory, and results only by rounding.
         accelerator: ``auto`` takes a GPU where there is one.
         precision: ``auto`` is bf16-mixed on a GPU that has it and 32-true elsewhere.
         gradient_clip_norm: Largest global gradient norm; null does not clip.

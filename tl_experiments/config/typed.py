@@ -129,6 +129,8 @@ def _leaf(hint: Any, value: Any, path: str) -> Any:
         return float(value) if value == value and abs(value) != float("inf") else _NO
     if hint is float and isinstance(value, str):
         return _number(value)
+    if hint is str and type(value) in (int, float):
+        return str(value)  # a folder may be called 2024
     return value if type(value) is hint else _NO
 
 

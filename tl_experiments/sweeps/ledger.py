@@ -52,10 +52,14 @@ class Ledger:
             return cls(folder)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if content["schema_version"] != SCHEMA_VERSION:
+                raise ValueError(f"schema version {content['schema_version']}, expected {SCHEMA_VERSION}")
             entries = {entry["id"]: Entry(**entry) for entry in content["jobs"]}
             return cls(folder, content["commands"], content["plan"], entries)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(str(path), f"damaged ({error})", "choose another name=, or move the folder away") from None
+            raise UserError(
+                str(path), f"cannot be read ({error})", "choose another name=, or move the folder away"
+            ) from None
 
     def add(self, command: str, jobs: Sequence[tuple[str, Sequence[str]]]) -> None:
         """Enter a command and its jobs; jobs that are known already keep their state."""

@@ -139,6 +139,7 @@ def _ended(one: _Running) -> Ended:
 def _cause_of_death(code: int) -> str:
     if code >= 0:
         return f"the job called exit({code}) before it was done"
-    name = signal.Signals(-code).name
+    known = {int(one): one.name for one in signal.Signals}
+    name = known.get(-code, f"signal {-code}")
     hint = f": out of memory? {OUT_OF_MEMORY_HINT}" if name == "SIGKILL" else ""
     return f"killed by {name}{hint}"

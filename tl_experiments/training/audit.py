@@ -12,6 +12,7 @@ from tl_experiments.types import ModelLayout, Phase
 
 # Some tensors get their first gradient a step later than others (behind a residual branch that starts at zero).
 _STEPS = 10
+_CLEARLY = 8  # times the spacing; the schedule may have raised the rate since the step
 
 
 class FreezeAudit:
@@ -31,31 +32,34 @@ class FreezeAudit:
         self._model, self._phase = model, phase
         self._checked = False
         self._without_gradient = set(phase.lr_multiplier)
-        self._zero_gradient = set(phase.lr_multiplier)
+        self._may_be_still = set(phase.lr_multiplier)
         # Copies on the CPU: device memory is what training is short of.
         self._before = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         self._may_move = set(phase.lr_multiplier) | _live_statistics(model, layout, phase)
         _check_groups(model, phase, optimizer)
 
-    def see_gradients(self) -> None:
-        """Note which trainable tensors have had a gradient; call before an optimizer step, until ``check``."""
-        if self._checked or not (self._without_gradient or self._zero_gradient):
+    def see_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Note what the optimizer step just taken should have moved; call after each step, until ``check``.
+
+        A step of ``lr * gradient`` below the spacing of float32 around the weight changes nothing, and rightly so: that
+        happens to SGD in a warm-up, and to tensors whose gradient is zero in theory, such as a bias before a BatchNorm.
+        """
+        if self._checked or not (self._without_gradient or self._may_be_still):
             return
+        rate = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
         for name, parameter in self._model.named_parameters():
-            if name in self._zero_gradient and parameter.grad is not None:
+            if name in self._may_be_still and parameter.grad is not None:
                 self._without_gradient.discard(name)
-                if parameter.grad.count_nonzero() > 0:
-                    self._zero_gradient.discard(name)
+                spacing = torch.finfo(parameter.dtype).eps * parameter.detach().abs()
+                if (rate[id(parameter)] * parameter.grad.abs() > _CLEARLY * spacing).any():
+                    self._may_be_still.discard(name)
 
     def is_due(self, step: int, steps: int) -> bool:
         """Whether ``step`` steps are enough to judge."""
         return not self._checked and step >= min(_STEPS, steps)
 
     def check(self, when: str) -> None:
-        """Every trainable tensor has moved, no frozen tensor or statistic has.
-
-        A tensor whose gradient was exactly zero so far cannot have moved, and is let pass: dead units exist.
-        """
+        """Every trainable tensor whose steps were large enough to show has moved; no frozen tensor or statistic has."""
         self._checked = True
         self.check_frozen(when)
         if self._without_gradient:
@@ -64,7 +68,7 @@ class FreezeAudit:
         still = {
             name
             for name in self._phase.lr_multiplier
-            if name not in self._zero_gradient and _equal(state[name], self._before[name])
+            if name not in self._may_be_still and _equal(state[name], self._before[name])
         }
         if still:
             raise _broken(still, "trainable and have gradients, but did not move", when)

@@ -39,7 +39,13 @@ def choose_accelerator(cfg: TrainerConfig) -> str:
 
 
 def choose_precision(cfg: TrainerConfig, accelerator: str) -> str:
-    """The precision asked for; ``auto`` is bf16-mixed on a GPU that has it and 32-true elsewhere."""
+    """The precision asked for; ``auto`` is bf16-mixed on a GPU that has it and 32-true elsewhere.
+
+    Raises:
+        ConfigError: 16-mixed without a GPU.
+    """
+    if cfg.precision == "16-mixed" and accelerator != "gpu":
+        raise ConfigError("trainer.precision", "16-mixed on a CPU, which needs a GPU", "trainer.precision=auto")
     if cfg.precision != "auto":
         return cfg.precision
     return "bf16-mixed" if accelerator == "gpu" and torch.cuda.is_bf16_supported() else "32-true"

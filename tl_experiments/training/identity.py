@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from tl_experiments.backbones.locate import locate, weights_digest
@@ -18,13 +19,25 @@ _NOT_IN_THE_RESULT_OF = {"trainer": {"num_workers", "eval_batch_size"}, "dataset
 
 
 def job_id(config: TrainConfig) -> str:
-    """12 hex digits that change with everything in the config, and in its weights file, that changes the result."""
+    """12 hex digits that change with everything in the config, and in its weights file, that changes the result.
+
+    Two ways to say the same, such as a learning rate given and the same one by rule, are the same job.
+    """
     content = dataclasses.asdict(config)
     for key in _NOT_IN_THE_RESULT:
         del content[key]
     for group, names in _NOT_IN_THE_RESULT_OF.items():
         content[group] = {key: value for key, value in content[group].items() if key not in names}
     content["backbone"]["weights"] = weights_digest(config.backbone.weights)
+    content["optimizer"] |= {"lr": config.base_lr(), "lr_factor": None}
+    content["freeze_strategy"]["base_lr"] = None  # it is in the rate
+    dataset = content["dataset"]
+    few = dataset["shots"] is not None or dataset["label_fraction"] is not None
+    dataset["subset_seed"] = (
+        (config.seed if dataset["subset_seed"] is None else dataset["subset_seed"]) if few else None
+    )
+    if isinstance(config.dataset, ImageFolder):
+        dataset["root"] = os.path.realpath(os.path.expandvars(os.path.expanduser(config.dataset.root or "")))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

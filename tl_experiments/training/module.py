@@ -92,12 +92,9 @@ class TransferModule(pl.LightningModule):
         self._losses.append(loss.detach())
         return loss
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        assert self.audit is not None
-        self.audit.see_gradients()
-
     def on_train_batch_end(self, *_: Any) -> None:
         assert self.audit is not None
+        self.audit.see_step(self._optimizer())  # gradients are still there, clipped as they were used
         if self.audit.is_due(self.global_step, self.phase.steps):
             self._refuse_non_finite_losses()
             self.audit.check(f"after {self.global_step} steps of the phase")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,11 +41,11 @@ class PhaseSteps:
 def phase_steps(plan: Sequence[Phase], steps_per_epoch: int, epochs: int) -> tuple[PhaseSteps, ...]:
     """Lay the phases of ``plan`` over ``epochs`` passes of ``steps_per_epoch`` steps.
 
-    Boundaries are counted in steps, so that more phases than epochs are no trouble. A phase that would have no step of
-    its own, because there are more phases than steps, is left out; what it would have unfrozen is unfrozen by the next.
+    Boundaries are counted in steps, so that more phases than epochs are no trouble. Where there are more phases than
+    steps, a phase without a step of its own is left out; the last one, which is never cut short to nothing, follows.
     """
     total = steps_per_epoch * epochs
-    starts = [round(phase.start_fraction * total) for phase in plan]
+    starts = [math.floor(phase.start_fraction * total + 1e-9) for phase in plan]
     ranges = [(start, end) for start, end in zip(starts, [*starts[1:], total], strict=True)]
     kept = [(phase, start, end) for phase, (start, end) in zip(plan, ranges, strict=True) if end > start]
     return tuple(
