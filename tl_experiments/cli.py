@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tl_experiments.errors import UserError
+from tl_experiments.errors import ConfigError, UserError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +88,7 @@ def _train(verb: str, arguments: list[str]) -> int:
     from tl_experiments.config.compose import conf_dir, open_mappings, translate
     from tl_experiments.sweeps.command import conditional
 
+    _refuse_unknown_options(verb, arguments)
     command = Command(verb, arguments)
     sys.argv = [f"tl {verb}", *conditional(open_mappings(arguments))]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print one line
@@ -96,6 +97,21 @@ def _train(verb: str, arguments: list[str]) -> int:
     except (HydraException, ValueError) as error:  # Hydra raises both for what a user can mistype
         raise translate(error) from error
     return command.execute()
+
+
+_OPTIONS = (
+    *("--multirun", "--cfg", "--info", "--resolve", "--package", "--config-dir", "--config-name", "--config-path"),
+    *("-m", "-c", "-i", "-p", "-cd", "-cn", "-cp"),
+)
+
+
+def _refuse_unknown_options(verb: str, arguments: Sequence[str]) -> None:
+    """``--seed 3`` is easily typed; argparse would answer in a form of its own."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("-") and name not in _OPTIONS:
+            key = name.lstrip("-")
+            raise ConfigError(f"tl {verb} {name}", "no such option", f"config values have no dashes: {key}=...")
 
 
 class Command:
@@ -112,19 +128,23 @@ class Command:
     def __call__(self, composed: Any) -> None:
         from hydra.core.hydra_config import HydraConfig
 
-        overrides = list(HydraConfig.get().overrides.task)
-        self.execute = lambda: self._single(composed, overrides)
+        hydra = HydraConfig.get()
+        overrides = list(hydra.overrides.task)
+        params = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
+        self.execute = lambda: self._single(composed, overrides, params)
 
     def sweep(self, loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> None:
         """Called by our launcher with one list of overrides a job."""
         self.execute = lambda: self._sweep(loader, config, job_overrides)
 
-    def _single(self, composed: Any, overrides: list[str]) -> int:
+    def _single(self, composed: Any, overrides: list[str], params: list[str]) -> int:
         """Train one job in this process."""
         from tl_experiments.config.compose import plain_config
         from tl_experiments.sweeps.jobs import make_job, sweep_folder
 
         job = make_job(overrides, plain_config(composed))
+        if params:
+            sys.stderr.write(f"note: one run; with -m the experiment's sweep: {' '.join(params)}\n")
         if job.config.print_layout:
             from tl_experiments.training.run import layout
 
@@ -147,6 +167,10 @@ class Command:
         start_logging()
         composed = compose_jobs(loader, self.verb, list(config.hydra.overrides.hydra), job_overrides)
         jobs = list({job.id: job for job in (make_job(*one) for one in composed)}.values())
+        if any(job.config.print_layout for job in jobs):
+            raise ConfigError(
+                "print_layout", "true in a sweep, which has many layouts", "print it for one job, without -m"
+            )
         outcome = run_sweep(jobs, sweep_folder(jobs, list(config.hydra.overrides.task)), self.line)
         return self._finish(outcome, jobs[0].config, compare=self.verb == "train")
 
@@ -162,12 +186,17 @@ class Command:
             again = "done before: " if not outcome.trained else ""
             sys.stdout.write(f"{again}{outcome.folder}\n")
             if self.verb == "pretrain":
-                sys.stdout.write(f"use it: backbone={config.backbone.name} backbone.weights={outcome.folder}\n")
-        for entry in outcome.bad:
-            log = f" -> see {outcome.folder / entry.log}" if entry.log else ""
-            name = " ".join(entry.overrides) or entry.id
-            sys.stderr.write(printable(f"error: {name}: {entry.state}: {entry.cause}{log}") + "\n")
+                sys.stdout.write(f"use it with the same backbone options: backbone.weights={outcome.folder}\n")
+        self._name_failures(outcome)
         return SOME_FAILED if outcome.bad else OK
+
+    def _name_failures(self, outcome: Outcome) -> None:
+        """A line each, by what tells the job apart, with its log and the way to run it again."""
+        for entry in outcome.bad:
+            name = " ".join(text for text in entry.overrides if text not in outcome.common) or f"job {entry.id}"
+            log = f"; see {outcome.folder / entry.log}" if entry.log else ""
+            again = "" if entry.state == "interrupted" else "; retry_failed=true runs it again"
+            sys.stderr.write(printable(f"error: {name}: {entry.state}: {entry.cause}{log}{again}") + "\n")
 
 
 def _show(*folders: Path) -> None:

@@ -28,8 +28,8 @@ The same command again runs only what is not done. retry_failed=true runs failed
     "pretrain": """\
 tl pretrain: train a source model from random weights
 
-  tl pretrain dataset=letters backbone=resnet10t name=letters
-  tl train backbone=resnet10t backbone.weights=outputs/letters
+  tl pretrain dataset=letters backbone=resnet10t backbone.preprocessing.image_size=32 name=source
+  tl train backbone=resnet10t backbone.preprocessing.image_size=32 backbone.weights=outputs/source
 """,
 }
 

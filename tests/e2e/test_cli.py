@@ -59,6 +59,17 @@ HEAVY = "torch torchvision timm pytorch_lightning torchmetrics wandb sklearn sci
         (["train", "-m", "freeze_strategy=full,ful"], 2, r"error: freeze_strategy: unknown choice 'ful' -> .*"),
         (["train", "-m", "seed=0,1", "trainer.max_epoch=3"], 2, r"error: trainer.max_epoch: unknown key -> .*"),
         (["train", "backbone.weights=none.pth"], 2, r"error: backbone.weights: no file none.pth -> .*"),
+        (
+            ["train", "--seed", "3"],
+            2,
+            r"error: tl train --seed: no such option -> config values have no dashes: seed=.*",
+        ),
+        (
+            ["train", "-m", "print_layout=true", "seed=0,1", "backbone.weights=random"],
+            2,
+            r"error: print_layout: true in .*",
+        ),
+        (["train", "-m", "experiment=photos,digits_5_shots"], 2, r"error: experiment: swept, .*"),
         (["trian"], 2, r"error: tl trian: no such verb -> did you mean train.*"),
         (["compare", "nowhere"], 2, r"error: .*nowhere.*-> .*"),
         (["list", "backbone", "xyz*"], 2, r"error: tl list backbone xyz\*: nothing matches -> .*"),
@@ -137,13 +148,30 @@ def test_a_failed_job_is_named_with_its_log_and_the_exit_code_is_1(tl, tmp_path)
     code, out, err = tl("train", "-m", *TINY, "name=mixed", "backbone.weights=random,broken.pth")
     assert code == 1
     last = err.splitlines()[-1]
-    assert re.fullmatch(
-        r"error: .*broken.pth.*: failed: broken.pth: cannot be read .* -> see outputs/mixed/\w+/job.log", last
-    )
+    assert last.startswith("error: backbone.weights=broken.pth: failed: broken.pth: cannot be read ")
+    assert re.search(r"; see outputs/mixed/\w+/job.log; retry_failed=true runs it again$", last)
     assert "Verdict" in out  # the others are compared all the same
     code, _, err = tl("train", "-m", *TINY, "name=allbad", "backbone.weights=broken.pth", "seed=0,1")
     assert code == 1
     assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 2
+
+
+def test_a_single_run_that_failed_is_tried_again(tl, tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"not weights")
+    command = ["train", *TINY, "name=again", "backbone.weights=w.pth"]
+    for _ in range(2):
+        code, _, err = tl(*command)
+        assert code == 2
+        assert re.fullmatch(r"error: w.pth: cannot be read \(.*\) -> give a .*", err.splitlines()[-1])
+    ledger = json.loads((tmp_path / "outputs" / "again" / "sweep.json").read_text())
+    assert [(entry["state"], entry["seconds"] > 0) for entry in ledger["jobs"]] == [("failed", True)]
+    assert tl("train", *TINY, "name=again")[0] == 0
+
+
+def test_an_experiments_sweep_is_named_where_it_is_not_run(tl):
+    code, _, err = tl("train", "experiment=digits_5_shots", *TINY, "name=one")
+    assert code == 0
+    assert "note: one run; with -m the experiment's sweep: freeze_strategy=feature_extraction," in err
 
 
 def test_print_layout(tl):
@@ -162,7 +190,10 @@ def test_print_layout(tl):
 def test_pretrain_then_transfer(tl, tmp_path):
     code, out, err = tl("pretrain", *TINY, "dataset=letters", "dataset.images_per_class=10", "name=source")
     assert code == 0, err
-    assert out.splitlines() == ["outputs/source", "use it: backbone=test_resnet backbone.weights=outputs/source"]
+    assert out.splitlines() == [
+        "outputs/source",
+        "use it with the same backbone options: backbone.weights=outputs/source",
+    ]
     code, _, err = tl("train", *TINY, "backbone.weights=outputs/source", "name=target")
     assert code == 0, err
     (record,) = [json.loads(path.read_text()) for path in (tmp_path / "outputs" / "target").glob("*/record.json")]

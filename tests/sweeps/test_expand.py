@@ -86,6 +86,11 @@ def test_the_command_line_wins_over_an_experiments_sweep(loader):
     ]
 
 
+def test_experiments_are_not_swept(loader):
+    with pytest.raises(ConfigError, match=r"experiment: swept, but each experiment has a sweep of its own"):
+        expand(loader, {}, ["experiment=digits_5_shots,digits_20_shots"])
+
+
 def test_intervals_are_refused(loader):
     with pytest.raises(ConfigError, match=r"optimizer.lr: an interval has no end of values"):
         expand(loader, {}, ["optimizer.lr=interval(0,1)"])
@@ -96,7 +101,9 @@ def test_intervals_are_refused(loader):
     [
         (["freeze_strategy=full,last_n_blocks", "freeze_strategy.n=2"], "freeze_strategy.n=choice(2)"),
         (["freeze_strategy=full,last_n_blocks", "freeze_strategy.n=2,4"], "freeze_strategy.n=2,4"),
-        (["freeze_strategy=full", "freeze_strategy.n=2"], "freeze_strategy.n=2"),
+        (["experiment=digits_5_shots", "freeze_strategy.n=2"], "freeze_strategy.n=choice(2)"),
+        (["optimizer.betas=[0.9,0.99]"], "optimizer.betas=[0.9,0.99]"),
+        (["hydra.verbose=true"], "hydra.verbose=true"),
     ],
 )
 def test_options_of_a_swept_group_wait_for_the_jobs(arguments, expected):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.config.typed import did_you_mean, keys, typed
+from tl_experiments.config.typed import did_you_mean, keys, members, typed
 from tl_experiments.errors import ConfigError
 
 
@@ -105,7 +105,10 @@ def known_keys() -> frozenset[str]:
 
 
 def unknown_key(key: str) -> ConfigError:
-    """The error for an override of a key that no config has."""
+    """The error for an override of a key that the config does not have, or only with another choice."""
+    group, _, rest = key.partition(".")
+    if owners := [name for name, cls in members(TrainConfig, group).items() if rest in keys(cls)]:
+        return ConfigError(key, "not an option of the choice at hand", f"only with {group}={' or '.join(owners)}")
     return ConfigError(key, "unknown key", did_you_mean(key, known_keys() | set(groups())))
 
 

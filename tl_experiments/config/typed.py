@@ -63,6 +63,16 @@ def keys(cls: type, path: str = "") -> set[str]:
     return found
 
 
+def members(cls: type, group: str) -> dict[str, type]:
+    """The choices of a group that has several, by name."""
+    choices = [choice for choice in _members(_hints(cls).get(group)) if dataclasses.is_dataclass(choice)]
+    return _by_name(choices) if len(choices) > 1 else {}
+
+
+def _by_name(choices: list[Any]) -> dict[str, Any]:
+    return {typing.get_args(_hints(choice)["name"])[0]: choice for choice in choices}
+
+
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
@@ -98,7 +108,7 @@ def _choice(choices: list[Any], value: Any, path: str) -> Any:
     """The dataclass whose ``name`` the value carries; a group with one free name has a single class."""
     if len(choices) == 1:
         return choices[0]
-    by_name = {typing.get_args(_hints(choice)["name"])[0]: choice for choice in choices}
+    by_name = _by_name(choices)
     name = value.get("name") if isinstance(value, Mapping) else value
     if name not in by_name:
         raise ConfigError(path, f"unknown choice {name!r}", did_you_mean(str(name), by_name))

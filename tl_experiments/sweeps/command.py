@@ -10,7 +10,7 @@ _MULTIRUN = {"-m", "--multirun"}
 
 
 def conditional(arguments: Sequence[str]) -> list[str]:
-    """Let an option of a swept group apply only to the choices that have it.
+    """Let an option of a group apply only to the choices that have it.
 
     In ``-m freeze_strategy=full,last_n_blocks freeze_strategy.n=4`` Hydra would look for ``n`` in the group's default
     choice before the sweep begins. Written as a sweep over one value it is left to the jobs, as swept options are.
@@ -19,12 +19,11 @@ def conditional(arguments: Sequence[str]) -> list[str]:
     if not _MULTIRUN & set(arguments):
         return list(arguments)
     arguments = ["--multirun", *(text for text in arguments if text not in _MULTIRUN)]
-    swept = {text.partition("=")[0] for text in arguments if re.fullmatch(r"\w+=[^\"']*,.*", text)}
-    return [_as_sweep(text, swept) for text in arguments]
+    return [_as_sweep(text) for text in arguments]
 
 
-def _as_sweep(text: str, swept: set[str]) -> str:
+def _as_sweep(text: str) -> str:
     match = _OPTION.fullmatch(text)
-    if match is None or match["group"] not in swept or re.search(r"[,(]", match["value"]) or not match["value"]:
+    if match is None or match["group"] == "hydra" or re.search(r"[,({\[]", match["value"]) or not match["value"]:
         return text
     return f"{match['key']}=choice({match['value']})"

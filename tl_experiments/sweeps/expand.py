@@ -35,6 +35,10 @@ def expand(loader: ConfigLoader, params: Mapping[str, str], arguments: Sequence[
         key = override.get_key_element()
         if not override.is_sweep_override():
             by_key[key] = [f"{key}={override.get_value_element_as_str()}"]
+        elif key == "experiment":
+            raise ConfigError(
+                key, "swept, but each experiment has a sweep of its own", "give one command an experiment"
+            )
         elif override.is_discrete_sweep():
             by_key[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tl_experiments.errors import UserError
 from tl_experiments.records import RECORD_FILE
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import ENDED_BADLY, Entry, Ledger
@@ -28,6 +30,7 @@ class Outcome:
         skipped: Jobs that were done before.
         ok: Jobs of this command that have a record.
         bad: Jobs of this command that did not end well, now or before.
+        common: Overrides that all jobs of this command share.
     """
 
     folder: Path
@@ -35,6 +38,7 @@ class Outcome:
     skipped: int
     ok: int
     bad: tuple[Entry, ...]
+    common: frozenset[str]
 
 
 def run_sweep(jobs: Sequence[Job], folder: Path, command: str) -> Outcome:
@@ -55,17 +59,27 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str) -> Outcome:
 
 
 def run_single(job: Job, folder: Path, command: str) -> Outcome:
-    """Run one job in this process, with its output on the terminal; raises as ``run_sweep`` does."""
-    check_data([] if _has_record(folder, job) else [job.config])
+    """Run one job in this process, with its output on the terminal. One that failed before is tried again: somebody asks.
+
+    Raises:
+        UserError: What the user can mend, after it has been entered in the ledger.
+    """
+    if _has_record(folder, job):
+        with _ledger([job], folder, command) as ledger:
+            _not_done([job], ledger)
+            return _outcome([job], [], ledger)
+    check_data([job.config])
     with _ledger([job], folder, command) as ledger:
-        todo = _not_done([job], ledger)
-        if todo:
-            entry = ledger.jobs[job.id]
-            entry.state = "running"
-            ledger.write()
-            entry.state, entry.cause = run_job(job, folder / job.id, None)  # type: ignore[assignment]
-            entry.log = f"{job.id}/{LOG_FILE}" if (folder / job.id / LOG_FILE).exists() else None
-        return _outcome([job], todo, ledger)
+        entry = ledger.jobs[job.id]
+        entry.state = "running"
+        ledger.write()
+        started = time.perf_counter()
+        entry.state, entry.cause, error = run_job(job, folder / job.id, job.config.executor.threads_per_job)
+        entry.seconds = round(time.perf_counter() - started, 2)
+        entry.log = f"{job.id}/{LOG_FILE}" if (folder / job.id / LOG_FILE).exists() else None
+        if isinstance(error, UserError):
+            raise error
+        return _outcome([job], [job], ledger)
 
 
 @contextmanager
@@ -112,7 +126,7 @@ def _run_in_processes(todo: Sequence[Job], ledger: Ledger, where: Slots) -> None
         entry.state, entry.cause, entry.log = "running", None, f"{job.id}/{LOG_FILE}"
         ledger.write()
 
-    common = set.intersection(*(set(job.overrides) for job in todo)) if len(todo) > 1 else set()
+    common = _common(todo)
     for count, ended in enumerate(run_jobs(todo, lambda job: ledger.folder / job.id, where, started), start=1):
         entry = ledger.jobs[ended.job.id]
         entry.state, entry.cause, entry.seconds = ended.state, ended.cause, round(ended.seconds, 2)  # type: ignore[assignment]
@@ -127,7 +141,12 @@ def _run_in_processes(todo: Sequence[Job], ledger: Ledger, where: Slots) -> None
 
 def _outcome(jobs: Sequence[Job], todo: Sequence[Job], ledger: Ledger) -> Outcome:
     bad = tuple(ledger.jobs[job.id] for job in jobs if ledger.jobs[job.id].state != "ok")
-    return Outcome(ledger.folder, len(todo), len(jobs) - len(todo), len(jobs) - len(bad), bad)
+    return Outcome(ledger.folder, len(todo), len(jobs) - len(todo), len(jobs) - len(bad), bad, _common(jobs))
+
+
+def _common(jobs: Sequence[Job]) -> frozenset[str]:
+    """Overrides that tell no job of several from another."""
+    return frozenset.intersection(*(frozenset(job.overrides) for job in jobs)) if len(jobs) > 1 else frozenset()
 
 
 def _describe(where: Slots) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from tl_experiments.errors import DivergedError, UserError
 from tl_experiments.sweeps.jobs import Job
+from tl_experiments.sweeps.ledger import State
 
 LOG_FILE = "job.log"
 OUT_OF_MEMORY_HINT = "lower trainer.batch_size or backbone.preprocessing.image_size"
@@ -31,12 +32,13 @@ def work(
     os.environ.update(environment)
     _write_output_to(folder / LOG_FILE)
     _end_with_the_parent()
-    report.send(run_job(job, folder, threads))
+    state, cause, _ = run_job(job, folder, threads)
+    report.send((state, cause))
     report.close()
 
 
-def run_job(job: Job, folder: Path, threads: int | None) -> tuple[str, str | None]:
-    """Run ``job``; returns (``ok``, None), or a state and a one-line cause. ``sys.exit`` passes through."""
+def run_job(job: Job, folder: Path, threads: int | None) -> tuple[State, str | None, Exception | None]:
+    """Run ``job``; returns (``ok``, None, None), or a state, a one-line cause and the error. ``sys.exit`` passes through."""
     import torch
 
     from tl_experiments.training.run import run
@@ -45,22 +47,30 @@ def run_job(job: Job, folder: Path, threads: int | None) -> tuple[str, str | Non
         torch.set_num_threads(threads)
     try:
         run(job.config, folder)
-    except DivergedError as error:
-        return "diverged", str(error)
-    except UserError as error:
-        return "failed", str(error)
-    except torch.OutOfMemoryError as error:
-        return "oom", f"{_first_line(error)} -> {OUT_OF_MEMORY_HINT}"
     except Exception as error:
-        if "DefaultCPUAllocator" in str(error):  # how torch says that the CPU's memory is out
-            return "oom", f"{_first_line(error)} -> {OUT_OF_MEMORY_HINT}"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
-            traceback.print_exc(file=log)
         if job.config.debug:
             traceback.print_exc()
-        return "failed", f"{type(error).__name__}: {_first_line(error)}"
-    return "ok", None
+        state, cause = how_it_ended(error)
+        if state == "failed" and not isinstance(error, UserError):
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+        return state, cause, error
+    return "ok", None, None
+
+
+def how_it_ended(error: Exception) -> tuple[State, str]:
+    """State and one-line cause of a run that raised ``error``."""
+    import torch
+
+    if isinstance(error, DivergedError):
+        return "diverged", str(error)
+    if isinstance(error, UserError):
+        return "failed", str(error)
+    # the second is how torch says that the CPU's memory is out
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+        return "oom", f"{_first_line(error)} -> {OUT_OF_MEMORY_HINT}"
+    return "failed", f"{type(error).__name__}: {_first_line(error)}"
 
 
 class _CurrentStderr(logging.StreamHandler[Any]):

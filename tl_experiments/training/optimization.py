@@ -21,8 +21,9 @@ def build_optimizer(cfg: Optimizer, groups: list[dict[str, Any]]) -> torch.optim
 def schedule(cfg: Scheduler, steps: int) -> Callable[[int], float]:
     """Multiplier of the learning rate at step 0, 1, ... of a phase of ``steps`` steps, in [0, 1].
 
-    Warm-up rises linearly from above 0 and reaches 1 with the first step after it. Then ``constant`` stays, and ``cosine`` falls to
-    ``final_fraction``, which it would reach one step after the last (Loshchilov & Hutter, 2017, without restarts).
+    Warm-up rises linearly from above 0 and reaches 1 with the first step after it. Then ``constant`` stays, and
+    ``cosine`` falls to ``final_fraction``, which it would reach one step after the last (Loshchilov & Hutter, 2017,
+    without restarts).
     """
     warmup = round(cfg.warmup_fraction * steps)
 
