@@ -6,7 +6,6 @@ import pytest
 from tl_experiments.analysis.arms import control_of, group_arms, trial_key
 from tl_experiments.analysis.comparison import compare_records
 from tl_experiments.analysis.settings import chosen_settings, short_names
-from tl_experiments.errors import UserError
 
 
 def chosen_factors(records):
@@ -110,12 +109,31 @@ def test_the_order_of_the_records_changes_nothing(make_sweep):
     assert compare_records(records) == compare_records(records[::-1])
 
 
-def test_different_data_under_one_name_is_an_error(make_record):
-    records = [make_record(seed=0, fingerprint="aaa"), make_record(seed=1, fingerprint="bbb")]
-    with pytest.raises(UserError, match=r"^dataset digits, 5 shots: job .* saw data aaa, job .* saw data bbb; .* -> "):
-        group_arms(records)
-    other = {"dataset": "letters"}
-    assert len(group_arms([records[0], make_record(arm=other, fingerprint="bbb")])) == 2
+@pytest.mark.parametrize(
+    ("label", "one", "two"),
+    [
+        ("dataset", {"fingerprint": "aaaaaaaa"}, {"fingerprint": "bbbbbbbb"}),
+        ("backbone", {"weights": {"sha256": "aaaaaaaa"}}, {"weights": {"sha256": "bbbbbbbb"}}),
+    ],
+)
+def test_one_name_for_two_contents_is_told_apart(make_record, label, one, two):
+    """A folder whose images were replaced, a weights file that was made again: never averaged."""
+    records = [make_record(seed=seed, **content) for content in (one, two) for seed in (0, 1)]
+    arms = group_arms(records)
+    name = records[0].arm[label]
+    assert [getattr(arm.arm, label) for arm in arms] == [f"{name} #aaaaaa", f"{name} #bbbbbb"]
+    assert [arm.seeds for arm in arms] == [(0, 1), (0, 1)]
+    (alone,) = group_arms(records[:2])
+    assert getattr(alone.arm, label) == name
+
+
+def test_one_file_under_two_paths_is_one_trial(make_record):
+    paths = ["a/model.pth", "/there/a/model.pth"]
+    records = [
+        make_record(seed=s, weights={"sha256": "a"}, settings={"backbone.weights": p}) for s, p in enumerate(paths)
+    ]
+    (arm,) = group_arms(records)
+    assert (len(arm.trials), arm.seeds) == (1, (0, 1))
 
 
 def test_a_run_that_is_there_twice_counts_once(make_record):

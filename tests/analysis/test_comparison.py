@@ -36,8 +36,12 @@ def test_the_row_holds_the_chosen_trial_and_the_cost_of_all(make_record):
 def test_pretraining_is_counted_once_for_each_set_of_weights(make_record):
     weights = [{"source": "outputs/a", "sha256": digest, "matched": 1} for digest in ("a", "a", "b")]
     records = [make_record(seed=s, weights=w, pretraining_s=60.0) for s, w in enumerate(weights)]
-    (row,) = compare_records(records).rows
-    assert (row.pretraining_s, row.all_trials_s) == (120.0, 12.0)
+    rows = {row.arm.backbone: row for row in compare_records(records).rows}
+    assert {backbone: row.pretraining_s for backbone, row in rows.items()} == {
+        "resnet10t #a": 60.0,
+        "resnet10t #b": 60.0,
+    }
+    assert {backbone: row.all_trials_s for backbone, row in rows.items()} == {"resnet10t #a": 8.0, "resnet10t #b": 4.0}
 
 
 def test_transfer_gain_is_paired_by_seed(make_record):

@@ -114,7 +114,7 @@ def test_what_changed_is_compared_anew(sweep, change):
 
 def test_several_sweeps_are_one_comparison_in_the_first(tmp_path, make_sweep):
     one = write_sweep(tmp_path / "one", make_sweep({"full": 0.95}))
-    two = write_sweep(tmp_path / "two", make_sweep({"from_scratch": 0.9}))
+    two = write_sweep(tmp_path / "two", make_sweep({"from_scratch": 0.9}, sd=0.011))
     comparison = compare(one, two)
     assert [row.arm.freeze_strategy for row in comparison.rows] == ["full", "from_scratch"]
     assert "transfer helps" in comparison.verdicts[0].sentence

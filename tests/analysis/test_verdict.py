@@ -77,7 +77,7 @@ def test_what_is_said_of_transfer(make_record, control, says):
 def test_a_control_that_wins_says_that_transfer_does_not_help(make_record):
     said = sentence(sweep(make_record, full=(0.90, [0.9] * 4), from_scratch=(0.97, FULL)))
     assert said.startswith("Verdict: from_scratch (resnet10t) — chosen on val — reaches 0.962")
-    assert "; transfer does not help: it leads on val. It is better than full (+0.062, p<0.001)." in said
+    assert "; transfer does not help: from_scratch leads on val. It is better than full (+0.062, p<0.001)." in said
 
 
 def test_val_and_test_that_disagree_are_said_to(make_record):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -52,11 +51,3 @@ def folder_cfg() -> Callable[..., ImageFolder]:
     return lambda root, **options: ImageFolder(
         name="image_folder", **{**OPTIONS, "root": str(root), "allow_empty": False, **options}
     )
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    folder = os.environ.get("TL_SHARED_DATA")
-    if not folder:
-        pytest.skip("TL_SHARED_DATA is not set: no real photos to read")
-    return Path(folder)

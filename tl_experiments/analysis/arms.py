@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tl_experiments.errors import UserError
 from tl_experiments.records import RunRecord
 
 CONTROL = "from_scratch"
 MIN_SEEDS = 3  # below this many shared seeds nothing is called better
 
-# Keys that change no result, or that vary by design: the seed over the runs of a trial, the root by the data's
-# fingerprint, which stands for it on every machine.
+# Keys that change no result, or that vary by design: the seed over the runs of a trial; the data's root and the path of
+# the weights, for which fingerprint and hash stand on every machine.
 NOT_A_TRIAL = frozenset(
     {
         "seed",
@@ -34,6 +33,7 @@ NOT_A_TRIAL = frozenset(
         "trainer.eval_batch_size",
         "dataset.root",
         "dataset.preload_max_bytes",
+        "backbone.weights",
     }
 )
 
@@ -148,15 +148,13 @@ def group_arms(records: Iterable[RunRecord]) -> tuple[ArmRuns, ...]:
 
     Arms with fewer than 3 seeds stand behind those that have them. Of two runs of one arm, trial and seed the first
     counts.
-
-    Raises:
-        UserError: Runs of one dataset saw different data.
     """
     grouped: dict[Arm, dict[str, dict[int, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
-    first_on: dict[str, RunRecord] = {}
-    for record in records:
-        _check_fingerprint(first_on.setdefault(record.arm["dataset"], record), record)
-        arm = Arm(**{key: record.arm[key] for key in ("dataset", "backbone", "head", "freeze_strategy")})
+    runs_of = list(records)
+    dataset = _told_apart([(run.arm["dataset"], run.data["fingerprint"]) for run in runs_of])
+    backbone = _told_apart([(run.arm["backbone"], run.weights.get("sha256")) for run in runs_of])
+    for number, record in enumerate(runs_of):
+        arm = Arm(dataset[number], backbone[number], record.arm["head"], record.arm["freeze_strategy"])
         grouped[arm][trial_key(record)].setdefault(record.seed, record)
     arms = []
     for arm, by_key in grouped.items():
@@ -175,11 +173,9 @@ def _rank(runs: ArmRuns) -> tuple[str, bool, float, float, Arm]:
     return runs.arm.dataset, len(runs.seeds) < MIN_SEEDS, *val_rank(runs.runs), runs.arm
 
 
-def _check_fingerprint(first: RunRecord, other: RunRecord) -> None:
-    one, two = first.data["fingerprint"], other.data["fingerprint"]
-    if one != two:
-        raise UserError(
-            f"dataset {first.arm['dataset']}",
-            f"job {first.job_id} saw data {one}, job {other.job_id} saw data {two}; expected one fingerprint",
-            "compare runs over the same data: run the older ones again, or give their folders apart",
-        )
+def _told_apart(labels: Sequence[tuple[str, str | None]]) -> list[str]:
+    """Labels; one that stands for several contents, such as a folder with replaced images, gets the start of the hash."""
+    contents: dict[str, set[str | None]] = defaultdict(set)
+    for label, content in labels:
+        contents[label].add(content)
+    return [f"{label} #{content[:6]}" if content and len(contents[label]) > 1 else label for label, content in labels]

@@ -55,11 +55,10 @@ def _reach(decision: Decision) -> str:
 
 def _transfer(decision: Decision, against: Contrast | None) -> str:
     if decision.is_control:
-        return (
-            "transfer does not help: it leads on val"
-            if decision.contrasts
-            else "there is no other arm to compare it with"
-        )
+        if not decision.contrasts:
+            return "there is no other arm to compare it with"
+        worse = all(contrast.outcome == "better" for contrast in decision.contrasts)
+        return f"transfer {'does not help' if worse else 'is not shown to help'}: {CONTROL} leads on val"
     if against is None:
         return f"whether transfer helps is not known: no {CONTROL} arm was run"
     if against.difference is None or against.p_value is None:

@@ -86,7 +86,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 def paired_test(first: Mapping[int, float], second: Mapping[int, float]) -> PairedTest | None:
     """Paired t-test of ``first`` less ``second`` over the seeds they share; null where they share none.
 
-    Differences that are all equal have no spread to test against: p is 1 where they are 0, and 0 elsewhere.
+    Differences that are all equal have no spread to test against: p is 1 where they are 0, and elsewhere that of the
+    exact sign-flip test, 2 ** (1 - n), so that three equal differences are no proof.
 
     Args:
         first: Seed -> value.
@@ -99,7 +100,9 @@ def paired_test(first: Mapping[int, float], second: Mapping[int, float]) -> Pair
     if difference.sd is None:
         return PairedTest(difference=difference, p_value=None)
     if difference.sd == 0:
-        return PairedTest(difference=difference, p_value=1.0 if abs(difference.mean) <= ROUNDING else 0.0)
+        return PairedTest(
+            difference=difference, p_value=1.0 if abs(difference.mean) <= ROUNDING else 2.0 ** (1 - difference.n)
+        )
     t = difference.mean / (difference.sd / math.sqrt(difference.n))
     return PairedTest(difference=difference, p_value=t_two_sided(t, difference.n - 1))
 

@@ -59,7 +59,7 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str) -> Outcome:
 
 
 def run_single(job: Job, folder: Path, command: str) -> Outcome:
-    """Run one job in this process, with its output on the terminal. One that failed before is tried again: somebody asks.
+    """Run one job in this process, with its output on the terminal; one that failed before is tried again.
 
     Raises:
         UserError: What the user can mend, after it has been entered in the ledger.

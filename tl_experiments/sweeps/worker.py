@@ -38,7 +38,7 @@ def work(
 
 
 def run_job(job: Job, folder: Path, threads: int | None) -> tuple[State, str | None, Exception | None]:
-    """Run ``job``; returns (``ok``, None, None), or a state, a one-line cause and the error. ``sys.exit`` passes through."""
+    """Run ``job``; returns (``ok``, None, None), or state, one-line cause and error. ``sys.exit`` passes through."""
     import torch
 
     from tl_experiments.training.run import run
