@@ -174,7 +174,7 @@ def _rank(runs: ArmRuns) -> tuple[str, bool, float, float, Arm]:
 
 
 def _told_apart(labels: Sequence[tuple[str, str | None]]) -> list[str]:
-    """Labels; one that stands for several contents, such as a folder with replaced images, gets the start of the hash."""
+    """Labels; one that stands for several contents, such as a folder of replaced images, gets the start of a hash."""
     contents: dict[str, set[str | None]] = defaultdict(set)
     for label, content in labels:
         contents[label].add(content)
