@@ -1,0 +1,54 @@
+"""The documents say what the files say: links lead somewhere, and numbers stand in the table that the tool wrote."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def _tables(text: str) -> list[list[dict[str, str]]]:
+    blocks = re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE)
+    cells = [
+        [[cell.strip() for cell in line.strip("|\n").split("|")] for line in block.splitlines()] for block in blocks
+    ]
+    return [[dict(zip(rows[0], row, strict=True)) for row in rows[2:]] for rows in cells]
+
+
+def _triple(row: dict[str, str], key: str, sign: str) -> str:
+    if not row[key]:
+        return ""
+    mean, low, high = (float(row[key + suffix]) for suffix in ("", "_low", "_high"))
+    return f"{mean:{sign}.3f} [{low:.3f}, {high:.3f}]"
+
+
+def test_the_results_are_those_of_the_files():
+    tables = _tables((ROOT / "docs" / "results.md").read_text())
+    files = sorted((ROOT / "docs" / "results").glob("*.csv"))
+    assert len(tables) == len(files) >= 3
+    written = {
+        tuple(
+            (
+                row["freeze_strategy"],
+                f"{float(row['val_accuracy']):.3f}",
+                _triple(row, "test_accuracy", ""),
+                _triple(row, "transfer_gain", "+"),
+                f"{int(float(row['trained_parameters'])):,}",
+            )
+            for row in csv.DictReader(file.open())
+        )
+        for file in files
+    }
+    columns = ("arm", "val", "test, 95% interval", "gain over from_scratch", "trained")
+    assert {tuple(tuple(row[column] for column in columns) for row in table) for table in tables} == written
