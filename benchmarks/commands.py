@@ -85,7 +85,11 @@ def main() -> None:
         subprocess.run(sweep, cwd=folder, check=True, capture_output=True)
         assert len(list(Path(folder).glob("outputs/hundred/*/record.json"))) == 100
         rows["a finished sweep of 100 jobs again"] = {**seconds(process(sweep, folder), repeats), "limit_s": 2.0}
-    machine = {"platform": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()}
+    machine = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+    }
     versions = {name: version(name) for name in ("hydra-core", "omegaconf", "timm", "torch")}
     result = {"command": "python benchmarks/commands.py", "machine": machine, "versions": versions, "results": rows}
     RESULTS.parent.mkdir(exist_ok=True)
