@@ -212,7 +212,7 @@ def _compare(_verb: str, arguments: list[str]) -> int:
 
     if not arguments or any(argument.startswith("-") for argument in arguments):
         sys.stdout.write(
-            "tl compare DIR [DIR ...]   the table and the verdict of finished sweeps, e.g. outputs/quickstart\n"
+            "tl compare DIR [DIR ...]   the table and the verdict of finished sweeps, e.g. outputs/digits_5_shots\n"
         )
         return OK if "--help" in arguments or "-h" in arguments else BAD_INPUT
     _show(*(Path(argument) for argument in arguments))
