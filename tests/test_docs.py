@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text())
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_commands_are_shell(page):
+    """Every indented ``tl`` or ``make`` line, with its continuations, is what bash can read."""
+    commands = re.findall(r"^    ((?:tl|make|source) .*(?:\\\n.*)*)$", page.read_text(), re.MULTILINE)
+    for command in commands:
+        subprocess.run(["bash", "-n", "-c", command], check=True, capture_output=True, text=True)
 
 
 def _tables(text: str) -> list[list[dict[str, str]]]:

@@ -144,7 +144,7 @@ class Command:
 
         job = make_job(overrides, plain_config(composed))
         if params:
-            sys.stderr.write(f"note: one run; with -m the experiment's sweep: {' '.join(params)}\n")
+            sys.stderr.write(f"note: one run; with -m the experiment's sweep: {shlex.join(params)}\n")
         if job.config.print_layout:
             from tl_experiments.training.run import layout
 

@@ -75,15 +75,39 @@ def test_negative_transfer(make_record, tests, negative):
     assert ("Negative transfer" in comparison.verdicts[0].sentence) is negative
 
 
-@pytest.mark.parametrize(("rising", "warned"), [((True, True, False), True), ((True, False), False)])
-def test_a_control_that_still_rises_is_marked(make_record, rising, warned):
-    records = [make_record("from_scratch", seed, still_rising=rise) for seed, rise in enumerate(rising)]
-    records += [make_record("full", seed, still_rising=True) for seed in range(len(rising))]
-    warnings = compare_records(records).warnings
-    assert [w for w in warnings if "rising" in w] == (
-        ["from_scratch was still rising in 2 of 3 runs: more trainer.max_epochs may shrink the gain over from_scratch."]
-        if warned
-        else []
+@pytest.mark.parametrize(
+    ("control", "full", "named"),
+    [
+        ((True, True, False), (False, False, False), "from_scratch (2 of 3 runs)"),
+        ((True, True, False), (True, True, True), "from_scratch (2 of 3 runs) and full (3 of 3 runs)"),
+        ((True, False, False), (True, False, False), None),
+    ],
+)
+def test_arms_that_still_rise_are_named(make_record, control, full, named):
+    records = [make_record("from_scratch", seed, val=0.95, still_rising=rise) for seed, rise in enumerate(control)]
+    records += [make_record("full", seed, still_rising=rise) for seed, rise in enumerate(full)]
+    said = f"Still rising at the end: {named}. More trainer.max_epochs may change the comparison."
+    assert [w for w in compare_records(records).warnings if "rising" in w] == ([said] if named else [])
+
+
+def test_untuned_arms_at_different_rates_are_named(make_record):
+    rates = {"full": 3e-4, "from_scratch": 1e-3}
+    records = [make_record(name, learning_rate=rate) for name, rate in rates.items()]
+    (warning,) = compare_records(records).warnings
+    assert warning.startswith("No arm was tuned: each ran at its strategy's own learning rate.")
+    tuned = [make_record(name, learning_rate=3 * r, settings={"optimizer.lr_factor": 3.0}) for name, r in rates.items()]
+    assert not [w for w in compare_records(records + tuned).warnings if "tuned" in w]
+
+
+def test_random_weights_transfer_nothing(make_record):
+    start = {"source": "random", "sha256": None, "matched": 0}
+    records = [make_record("full", seed, test=0.5, weights=start) for seed in range(4)]
+    records += [make_record("from_scratch", seed, val=0.1, test=0.9 + seed / 100, weights=start) for seed in range(4)]
+    comparison = compare_records(records)
+    row = row_of(comparison, "full")
+    assert (row.transfer_gain, row.negative_transfer) == (None, False)
+    assert "; nothing was transferred: it starts from random weights. On test it is worse than from_scratch" in (
+        comparison.verdicts[0].sentence
     )
 
 

@@ -11,6 +11,8 @@ from tl_experiments.errors import ConfigError
 CASES = [
     (["trainer.max_epoch=3"], r"trainer.max_epoch: unknown key -> did you mean trainer.max_epochs\?"),
     (["+trainer.max_epoch=3"], r"trainer.max_epoch: unknown key -> did you mean trainer.max_epochs\?"),
+    (["lr=0.1"], r"lr: unknown key -> did you mean optimizer.lr\?"),
+    (["epochs=3"], r"epochs: unknown key -> did you mean trainer.max_epochs\?"),
     (["sed=3"], r"sed: unknown key -> did you mean seed\?"),
     (["freez_strategy=full"], r"freez_strategy: unknown key -> did you mean freeze_strategy\?"),
     (["freeze_strategy=ful"], r"freeze_strategy: unknown choice 'ful' -> did you mean full\?"),

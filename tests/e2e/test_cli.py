@@ -200,6 +200,11 @@ def test_pretrain_then_transfer(tl, tmp_path):
     assert record["pretraining_s"] > 0
     assert record["arm"]["backbone"] == "test_resnet (source)"
     assert record["weights"]["sha256"]
+    assert record["notes"] == []
+    _, _, err = tl(
+        "train", *TINY, "backbone.weights=outputs/source", "backbone.preprocessing.image_size=64", "name=at_64"
+    )
+    assert "note: The weights were trained on images of 32 px and this run uses 64 px" in err
 
 
 @pytest.mark.parametrize(

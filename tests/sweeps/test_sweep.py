@@ -171,10 +171,10 @@ def test_slots_share_the_cores(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "name", "pattern"),
     [
-        (["seed=1,2"], None, r"seed=1,2-[0-9a-f]{8}"),
+        (["seed=1,2"], None, r"seed_1_2-[0-9a-f]{8}"),
         ([], None, r"defaults-[0-9a-f]{8}"),
-        (["dataset.root=/a/../b c", "optimizer.lr_factor=3"], None, r"root=_a_.._b_c-lr_factor=3-[0-9a-f]{8}"),
-        (["x=" + "y" * 300], None, r"x=y{58}-[0-9a-f]{8}"),
+        (["dataset.root=/a/../b c", "optimizer.lr_factor=3"], None, r"root_a_.._b_c-lr_factor_3-[0-9a-f]{8}"),
+        (["x=" + "y" * 300], None, r"x_y{58}-[0-9a-f]{8}"),
         (["seed=1"], "mine", r"mine"),
     ],
 )

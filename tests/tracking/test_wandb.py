@@ -33,7 +33,7 @@ def test_runs_are_entered_offline_without_a_key(tiny, tmp_path, no_key, monkeypa
     sweep = tmp_path / "sweep"
     record = run(cfg, sweep / "job")
     lines = list(push(sweep, cfg.tracker))
-    assert lines == [f"wandb: 1 runs written offline; to upload them: wandb sync {sweep}/wandb/offline-run-*"]
+    assert lines == [f"wandb: runs written offline: 1; to upload them: wandb sync {sweep}/wandb/offline-run-*"]
     (file,) = sweep.glob("wandb/offline-run-*/*.wandb")
     summary = inspect(file, "--summary")
     assert str(record.metrics["test"]["accuracy"])[:8] in summary
@@ -51,5 +51,5 @@ def test_a_dead_server_costs_no_result(tiny, tmp_path, no_key, monkeypatch):
     run(cfg, tmp_path / "sweep" / "job")
     lines = list(push(tmp_path / "sweep", cfg.tracker))
     assert lines[0].startswith("wandb: no answer (")
-    assert lines[1].startswith("wandb: 1 runs written offline")
+    assert lines[1].startswith("wandb: runs written offline: 1")
     assert json.loads((tmp_path / "sweep" / "job" / "wandb.json").read_text()) == {"mode": "offline"}

@@ -83,6 +83,11 @@ class ArmRuns:
         return tuple(run.seed for run in self.runs)
 
     @property
+    def transfers(self) -> bool:
+        """Whether the arm starts from weights that were learnt elsewhere."""
+        return not self.is_control and self.runs[0].weights.get("source") != "random"
+
+    @property
     def is_control(self) -> bool:
         """Whether the arm is ``from_scratch``, against which transfer is measured."""
         return bool(self.runs[0].config["freeze_strategy"]["name"] == CONTROL)
@@ -164,7 +169,12 @@ def group_arms(records: Iterable[RunRecord]) -> tuple[ArmRuns, ...]:
 
 
 def control_of(arm: ArmRuns, arms: Sequence[ArmRuns]) -> ArmRuns | None:
-    """The ``from_scratch`` arm of the same dataset, architecture and head; of several, the best on val."""
+    """The ``from_scratch`` arm of the same dataset, architecture and head; of several, the best on val.
+
+    None for an arm that starts from random weights itself: it transfers nothing, so there is no gain to measure.
+    """
+    if not arm.transfers:
+        return None
     controls = [other for other in arms if other.is_control and other.pairing == arm.pairing]
     return min(controls, key=_rank, default=None)
 

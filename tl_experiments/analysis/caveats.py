@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from tl_experiments.analysis.arms import CONTROL, Arm, ArmRuns
+from tl_experiments.analysis.arms import Arm, ArmRuns
 from tl_experiments.analysis.results import LostJob
 from tl_experiments.analysis.wording import listed, plural
 
@@ -32,17 +32,24 @@ def budget_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[s
 
 
 def rising_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str]:
-    """Control arms of which more than half of the runs ended while still improving: the gain is overstated."""
-    warnings = []
+    """Arms of which more than half of the runs ended while still improving: they were cut short."""
+    cut_short = []
     for arm in arms:
         rising = sum(run.still_rising for run in arm.runs)
-        if arm.is_control and 2 * rising > len(arm.runs):
-            name = names[arm.arm]
-            warnings.append(
-                f"{name} was still rising in {rising} of {plural(len(arm.runs), 'run')}: "
-                f"more trainer.max_epochs may shrink the gain over {CONTROL}."
-            )
-    return warnings
+        if 2 * rising > len(arm.runs):
+            cut_short.append(f"{names[arm.arm]} ({rising} of {plural(len(arm.runs), 'run')})")
+    if not cut_short:
+        return []
+    return [f"Still rising at the end: {listed(cut_short)}. More trainer.max_epochs may change the comparison."]
+
+
+def untuned_warnings(arms: Sequence[ArmRuns], _names: Mapping[Arm, str]) -> list[str]:
+    """Arms with one trial each, at different learning rates: their rates are compared along with them."""
+    if any(len(arm.trials) > 1 for arm in arms) or len({arm.runs[0].learning_rate for arm in arms}) < 2:
+        return []
+    return [
+        "No arm was tuned: each ran at its strategy's own learning rate. optimizer.lr_factor=0.3,1,3 tunes all on val."
+    ]
 
 
 def edge_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str]:
@@ -75,4 +82,4 @@ def lost_warning(jobs: Sequence[LostJob]) -> list[str]:
     return [f"{plural(len(jobs), 'job')} not in the table: {counted}."]
 
 
-CHECKS = (budget_warnings, rising_warnings, edge_warnings)
+CHECKS = (budget_warnings, untuned_warnings, rising_warnings, edge_warnings)

@@ -31,10 +31,12 @@ def compare_records(records: Iterable[RunRecord], jobs: Iterable[Mapping[str, An
         UserError: There is no usable run, or runs of one dataset saw different data.
     """
     given = sorted(records, key=lambda record: record.job_id)
+    sets = [set(job["overrides"]) for job in jobs or ()]
+    shared = set.intersection(*sets) if len(sets) > 1 else set[str]()
     bad = {record.job_id: cause for record in given if (cause := _not_finite(record))}
     lost = (
         *(LostJob(job_id=job_id, state="diverged", cause=cause) for job_id, cause in bad.items()),
-        *(_lost_job(job) for job in jobs or () if job["state"] != "ok"),
+        *(_lost_job(job, shared) for job in jobs or () if job["state"] != "ok"),
     )
     used = [record for record in given if record.job_id not in bad]
     if not used:
@@ -136,12 +138,13 @@ def _not_finite(record: RunRecord) -> str | None:
     return None
 
 
-def _lost_job(job: Mapping[str, Any]) -> LostJob:
+def _lost_job(job: Mapping[str, Any], shared: set[str]) -> LostJob:
+    """The job by the overrides that tell it from the others of its sweep."""
     return LostJob(
         job_id=str(job["id"]),
         state=str(job["state"]),
         cause=str(job["cause"] or ""),
-        overrides=tuple(str(override) for override in job["overrides"]),
+        overrides=tuple(str(override) for override in job["overrides"] if override not in shared),
         log=job["log"],
         seconds=job["seconds"],
     )

@@ -59,6 +59,8 @@ def _transfer(decision: Decision, against: Contrast | None) -> str:
             return "there is no other arm to compare it with"
         worse = all(contrast.outcome == "better" for contrast in decision.contrasts)
         return f"transfer {'does not help' if worse else 'is not shown to help'}: {CONTROL} leads on val"
+    if not decision.transfers:
+        return "nothing was transferred: it starts from random weights"
     if against is None:
         return f"whether transfer helps is not known: no {CONTROL} arm was run"
     if against.difference is None or against.p_value is None:

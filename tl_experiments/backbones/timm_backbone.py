@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -79,6 +80,7 @@ def build_backbone(cfg: BackboneConfig, seed: int) -> TimmBackbone:
 
 def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:
     pretrained = cfg.weights == "pretrained"
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what fails in the end is said below
     try:
         return timm.create_model(cfg.name, pretrained=pretrained, num_classes=0, **kwargs)
     except TypeError as error:

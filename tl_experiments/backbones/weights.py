@@ -31,6 +31,7 @@ class WeightsReport:
         matched: Tensors of the backbone that the source filled.
         classifier_dropped: Tensors of the source's own classifier, which a new head replaces.
         pretraining_s: Seconds of own pretraining that made the file, all links of the chain together.
+        image_size: Side in pixels of the images that an own checkpoint was trained on; None where it is not known.
     """
 
     source: str
@@ -38,6 +39,7 @@ class WeightsReport:
     matched: int
     classifier_dropped: int = 0
     pretraining_s: float = 0.0
+    image_size: int | None = None
 
 
 def load_weights(net: nn.Module, cfg: BackboneConfig) -> WeightsReport:
@@ -50,14 +52,16 @@ def load_weights(net: nn.Module, cfg: BackboneConfig) -> WeightsReport:
     if path is None:
         source = "random" if cfg.weights == "random" else _hub_name(net)
         return WeightsReport(source, None, 0 if cfg.weights == "random" else len(net.state_dict()))
-    _refuse_damage_and_others(path, cfg)
+    image_size = _own_image_size(path, cfg)
     state = _backbone_part(_read(path))
     classifier = _classifier_names(net)
     dropped = [name for name in state if name.rpartition(".")[0] in classifier]
     state = {name: tensor for name, tensor in state.items() if name not in dropped}
     _refuse_mismatch(net, state, path)
     net.load_state_dict(state, strict=False)  # strict but for the optional counters: checked above
-    return WeightsReport(str(path), weights_digest(cfg.weights), len(state), len(dropped), _pretraining_s(path))
+    return WeightsReport(
+        str(path), weights_digest(cfg.weights), len(state), len(dropped), _pretraining_s(path), image_size
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -104,11 +108,11 @@ def _refuse_mismatch(net: nn.Module, state: dict[str, Tensor], path: Path) -> No
         )
 
 
-def _refuse_damage_and_others(path: Path, cfg: BackboneConfig) -> None:
-    """An own checkpoint has its hash and its backbone's name beside it."""
+def _own_image_size(path: Path, cfg: BackboneConfig) -> int | None:
+    """Check an own checkpoint against the facts beside it, its hash and its backbone; returns its image size."""
     side = path.with_suffix(".json")
     if path.name != CHECKPOINT_FILE or not side.is_file():
-        return
+        return None
     facts = _json(side)
     theirs, name = facts.get("backbone"), cfg.name
     if facts.get("sha256") != weights_digest(cfg.weights):
@@ -119,6 +123,8 @@ def _refuse_damage_and_others(path: Path, cfg: BackboneConfig) -> None:
         raise WeightsError(
             "backbone.weights", f"{path} holds {theirs}, the backbone is {name}", f"backbone.name={theirs}"
         )
+    size = facts.get("input", {}).get("image_size")
+    return int(size) if size is not None else None
 
 
 def _pretraining_s(path: Path) -> float:

@@ -155,10 +155,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.name is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}", self.name) is not None,
+            self.name is None or re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", self.name) is not None,
             "name",
             repr(self.name),
-            "letters, digits and . _ = - (at most 100)",
+            "letters, digits and . _ - (at most 100)",
         )
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         if self.optimizer.lr is None and self.optimizer.name not in self.freeze_strategy.base_lr:

@@ -20,12 +20,15 @@ _EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", st
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The nearest known words, as the fix of an error."""
     names = sorted(set(known))
-    near = (
-        difflib.get_close_matches(word, names, n=3, cutoff=0.6) or [name for name in names if name.startswith(word)][:1]
-    )
-    if near:
-        closeness = {name: difflib.SequenceMatcher(None, word, name).ratio() for name in near}
-        return f"did you mean {' or '.join(name for name in near if closeness[name] > closeness[near[0]] - 0.05)}?"
+    leaf = word.rpartition(".")[2]
+    same_leaf = [name for name in names if name.rpartition(".")[2] == leaf]
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.6)
+    closeness = {name: difflib.SequenceMatcher(None, word, name).ratio() for name in near}
+    near = [name for name in near if closeness[name] > closeness[near[0]] - 0.05]
+    within = [name for name in names if len(leaf) > 2 and leaf in name.rpartition(".")[2]]
+    found = same_leaf or near or within
+    if found:
+        return f"did you mean {' or '.join(found[:3])}?"
     return f"choose one of {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
 
 

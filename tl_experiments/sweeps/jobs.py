@@ -52,6 +52,6 @@ def sweep_folder(jobs: Sequence[Job], overrides: Sequence[str]) -> Path:
         return Path(config.output_dir) / config.name
     ours = [text for text in overrides if not re.match(r"(executor|tracker|output_dir|retry_failed|debug)\b", text)]
     words = "-".join(re.sub(r"^[\w./@]*?(\w+)=", r"\1=", text) for text in ours)
-    slug = re.sub(r"[^A-Za-z0-9=.,_-]+", "_", words)[:60].strip("-_.,")
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "_", words)[:60].strip("-_.")  # what needs no quotes on any command line
     digest = hashlib.sha256(json.dumps(sorted(ours)).encode()).hexdigest()[:8]
     return Path(config.output_dir) / (f"{slug}-{digest}" if slug else f"defaults-{digest}")

@@ -53,8 +53,15 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str) -> Outcome:
         where = _slots(todo, ledger) if todo else None
         if where is not None:
             done = f", {len(jobs) - len(todo)} done already" if len(todo) < len(jobs) else ""
-            logger.info("sweep %s: %d jobs to run%s, %s", folder, len(todo), done, _describe(where))
-            _run_in_processes(todo, ledger, where)
+            logger.info(
+                "sweep %s: %d %s to run%s, %s",
+                folder,
+                len(todo),
+                "job" if len(todo) == 1 else "jobs",
+                done,
+                _describe(where),
+            )
+            _run_in_processes(todo, ledger, where, _common(jobs))
         return _outcome(jobs, todo, ledger)
 
 
@@ -120,13 +127,12 @@ def _slots(todo: Sequence[Job], ledger: Ledger) -> Slots:
     return where
 
 
-def _run_in_processes(todo: Sequence[Job], ledger: Ledger, where: Slots) -> None:
+def _run_in_processes(todo: Sequence[Job], ledger: Ledger, where: Slots, common: frozenset[str]) -> None:
     def started(job: Job) -> None:
         entry = ledger.jobs[job.id]
         entry.state, entry.cause, entry.log = "running", None, f"{job.id}/{LOG_FILE}"
         ledger.write()
 
-    common = _common(todo)
     for count, ended in enumerate(run_jobs(todo, lambda job: ledger.folder / job.id, where, started), start=1):
         entry = ledger.jobs[ended.job.id]
         entry.state, entry.cause, entry.seconds = ended.state, ended.cause, round(ended.seconds, 2)  # type: ignore[assignment]

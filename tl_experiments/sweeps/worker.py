@@ -33,6 +33,8 @@ def work(
     _write_output_to(folder / LOG_FILE)
     _end_with_the_parent()
     state, cause, _ = run_job(job, folder, threads)
+    if cause is not None:
+        logging.getLogger("tl_experiments").error("%s: %s", state, cause)
     report.send((state, cause))
     report.close()
 

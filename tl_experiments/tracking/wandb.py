@@ -58,7 +58,7 @@ def push(folder: Path, options: WandbOptions) -> Iterator[str]:
         offline_files += not online
         write_atomically(run / _PUSHED_FILE, json.dumps({"mode": "online" if online else "offline"}) + "\n")
     if offline_files:
-        yield f"wandb: {offline_files} runs written offline; to upload them: wandb sync {folder}/wandb/offline-run-*"
+        yield f"wandb: runs written offline: {offline_files}; to upload them: wandb sync {folder}/wandb/offline-run-*"
 
 
 def _push_run(run: Path, folder: Path, options: WandbOptions, mode: Any) -> None:

@@ -62,6 +62,7 @@ def make_record(
         pretraining_s=parts.weights.pretraining_s,
         peak_memory_bytes=peak_memory_bytes(accelerator),
         environment=environment(accelerator, precision),
+        notes=parts.notes,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tl_experiments.backbones.layout import layout_of
-from tl_experiments.backbones.timm_backbone import build_backbone
+from tl_experiments.backbones.timm_backbone import TimmBackbone, build_backbone
 from tl_experiments.backbones.weights import WeightsReport
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
@@ -30,6 +30,7 @@ class Parts:
         objective: What is minimised.
         phases: The plan, laid over the run's optimizer steps.
         lr: Base learning rate.
+        notes: What a reader of the results should know about how the parts fit.
     """
 
     data: TransferDataModule
@@ -38,6 +39,7 @@ class Parts:
     objective: Objective
     phases: tuple[PhaseSteps, ...]
     lr: float
+    notes: tuple[str, ...]
 
 
 def build(cfg: TrainConfig) -> Parts:
@@ -63,4 +65,14 @@ def build(cfg: TrainConfig) -> Parts:
     check_plan(plan, layout)
     phases = phase_steps(plan, data.steps_per_epoch, cfg.trainer.max_epochs)
     model = TransferModel(backbone, head, layout)
-    return Parts(data, model, backbone.report, build_objective(cfg.objective), phases, cfg.base_lr())
+    return Parts(data, model, backbone.report, build_objective(cfg.objective), phases, cfg.base_lr(), _notes(backbone))
+
+
+def _notes(backbone: TimmBackbone) -> tuple[str, ...]:
+    theirs, ours = backbone.report.image_size, backbone.input_spec.image_size
+    if theirs is None or theirs == ours:
+        return ()
+    return (
+        f"The weights were trained on images of {theirs} px and this run uses {ours} px: "
+        f"backbone.preprocessing.image_size={theirs} would match.",
+    )

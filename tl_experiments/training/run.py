@@ -68,7 +68,8 @@ def run(cfg: TrainConfig, folder: Path | str | None = None) -> RunRecord:
     record = make_record(cfg, identity, parts, history, module.predictions, accelerator, precision, started)
     record.write(target)
     logger.info(
-        "test      accuracy %.4f  macro F1 %.4f  nll %.4f  in %.1f s -> %s",
-        *(record.metrics["test"][name] for name in ("accuracy", "macro_f1", "nll")), record.wall_clock_s, target,
+        "test      accuracy %.4f  macro F1 %.4f  nll %.4f  with the weights of epoch %.4g  %.1f s -> %s",
+        *(record.metrics["test"][name] for name in ("accuracy", "macro_f1", "nll")),
+        record.best_step / parts.data.steps_per_epoch, record.wall_clock_s, target,
     )  # fmt: skip
     return record

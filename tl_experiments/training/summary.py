@@ -15,7 +15,7 @@ def summary_lines(cfg: TrainConfig, parts: Parts, device: str, precision: str) -
     spec = parts.data.spec
     sizes = ", ".join(f"{split} {n}" for split, n in spec.sizes.items())
     yield f"data      {cfg.dataset.name}: {len(spec.classes)} classes, {sizes} images at {_size(parts)} px"
-    for note in spec.notes:
+    for note in (*spec.notes, *parts.notes):
         yield f"          note: {note}"
     total = sum(block.size for block in (*parts.model.layout.blocks, parts.model.layout.head))
     yield f"backbone  {cfg.backbone.name}: {total:,} parameters with the head, weights {parts.weights.source}"
