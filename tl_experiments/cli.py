@@ -96,7 +96,10 @@ def _train(verb: str, arguments: list[str]) -> int:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(command)()
     except (HydraException, ValueError) as error:  # Hydra raises both for what a user can mistype
         raise translate(error) from error
-    return command.execute()
+    try:
+        return command.execute()
+    except HydraException as error:
+        raise translate(error) from error
 
 
 _OPTIONS = (

@@ -96,9 +96,11 @@ class DataSpec:
         sizes: Split (``train``, ``val``, ``test``) -> number of images used.
         fingerprint: sha256 over names and contents of all images and over the splits' definition.
         notes: What a reader of the results must know, for example that no test split was found.
+        listing: sha256 over names and file sizes, cheap to compute again; empty for data that comes in a package.
     """
 
     classes: tuple[str, ...]
     sizes: Mapping[str, int]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    listing: str = ""

@@ -232,6 +232,22 @@ def test_folders_that_are_no_dataset(tl, tmp_path, make, message):
     assert "Traceback" not in err
 
 
+def test_images_that_changed_since_a_run_are_not_passed_over(tl, tmp_path):
+    for name in ("ants", "bees"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (number, 9, 9)).save(tmp_path / "photos" / name / f"{number}.png")
+    command = ["train", *TINY, "dataset=image_folder", "dataset.shots=null", f"dataset.root={tmp_path / 'photos'}"]
+    assert tl(*command, "name=grow")[0] == 0
+    assert tl(*command, "name=grow")[1] == "done before: outputs/grow\n"
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "ants" / "new.png")
+    for extra in (["name=grow"], ["name=grow", "-m", "seed=0,1"]):
+        code, _, err = tl(*command, *extra)
+        assert code == 2
+        assert re.search(r"error: .*photos: its images changed since job \w+ ran \(.*\) -> give another name=", err)
+    assert tl(*command, "name=fresh")[0] == 0
+
+
 def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines(tmp_path):
     command = [sys.executable, "-m", "tl_experiments", "train", *TINY]
     parent, child = pty.openpty()

@@ -34,6 +34,7 @@ SWEEPS = [
     ["backbone.preprocessing={image_size: 64, mean: [0.5, 0.5, 0.5]}", "seed=1,2"],
     ["+backbone.kwargs.drop_rate=0.1,0.2", "seed=0,1"],
     ["++backbone.kwargs={drop_rate: 0.3}", "dataset=digits,letters"],
+    ["output_dir='~/a b',\"c(d)\",plain", "seed=0,1"],
     ["name=a,b", "output_dir=${name}/${seed}", "seed=3"],
     ["freeze_strategy=glob(f*)", "optimizer.betas=[0.9,0.99],[0.5,0.9]"],
 ]
@@ -104,6 +105,8 @@ def test_intervals_are_refused(loader):
         (["experiment=digits_5_shots", "freeze_strategy.n=2"], "freeze_strategy.n=choice(2)"),
         (["optimizer.betas=[0.9,0.99]"], "optimizer.betas=[0.9,0.99]"),
         (["hydra.verbose=true"], "hydra.verbose=true"),
+        (["dataset.shots=null"], "dataset.shots=null"),
+        (["dataset.root='a b'"], "dataset.root=choice('a b')"),
     ],
 )
 def test_options_of_a_swept_group_wait_for_the_jobs(arguments, expected):

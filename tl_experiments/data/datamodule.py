@@ -61,6 +61,7 @@ class TransferDataModule(pl.LightningDataModule):
             sizes,
             fingerprint([source.fingerprint, opened.whole.fingerprint(source.items)]),
             (*source.notes, *used.notes, *batch_notes(sizes["train"], batch_size)),
+            listing=source.listing,
         )
         self.steps_per_epoch = steps_per_epoch(sizes["train"], batch_size)
         self.images_decoded = 0

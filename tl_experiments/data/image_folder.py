@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from tl_experiments.data.decode import load_rgb
-from tl_experiments.data.items import SPLITS, Item, Source, Split
+from tl_experiments.data.items import SPLITS, Item, Source, Split, fingerprint
 from tl_experiments.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
@@ -55,7 +55,8 @@ def open_image_folder(root: str, allow_empty: bool) -> Source:
             paths.append("/".join(filter(None, (split, name, file))))
             items.append(Item(paths[-1], label[name], split))
     load, contents = partial(_load, folder, tuple(paths)), partial(_digests, folder, tuple(paths))
-    return Source(classes, tuple(items), load, contents, notes)
+    listing = fingerprint(paths, (str(_size(folder / path)) for path in paths))
+    return Source(classes, tuple(items), load, contents, notes, listing)
 
 
 def _scan(root: Path) -> _Folders:
@@ -114,6 +115,13 @@ def _classes(filled: _Folders) -> tuple[str, ...]:
             _KEY, f"{len(classes)} class ({_some(classes)}), expected 2 or more", "add another class folder"
         )
     return tuple(classes)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # a dangling link: named when it is read
 
 
 def _digests(root: Path, paths: tuple[str, ...]) -> list[bytes]:

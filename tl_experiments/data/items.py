@@ -41,6 +41,8 @@ class Source:
         load: Position of an item -> its image, mode RGB. Raises DataError where the image cannot be decoded.
         contents: Reads every image's bytes, or a digest of them, in order; called only for the fingerprint.
         notes: What a reader of the results must know about the source.
+        listing: sha256 over the items' ids and sizes on disk: cheap, so that a later command sees that images came or
+            went without reading them. Empty where the items are part of a package.
     """
 
     classes: tuple[str, ...]
@@ -48,6 +50,7 @@ class Source:
     load: Callable[[int], Image.Image]
     contents: Callable[[], Iterable[str | bytes]]
     notes: tuple[str, ...] = ()
+    listing: str = ""
 
     @cached_property
     def fingerprint(self) -> str:

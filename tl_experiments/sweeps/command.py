@@ -24,6 +24,7 @@ def conditional(arguments: Sequence[str]) -> list[str]:
 
 def _as_sweep(text: str) -> str:
     match = _OPTION.fullmatch(text)
-    if match is None or match["group"] == "hydra" or re.search(r"[,({\[]", match["value"]) or not match["value"]:
+    # choice() takes neither null nor what is a sweep, a list or a mapping already
+    if match is None or match["group"] == "hydra" or re.fullmatch(r"|null|.*[,({\[].*", match["value"], re.IGNORECASE):
         return text
     return f"{match['key']}=choice({match['value']})"

@@ -5,18 +5,22 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString, Transformer
 from hydra.errors import HydraException
 from hydra.types import RunMode
 
 from tl_experiments.config.compose import conf_dir, known_keys, resolve, translate, unknown_key
 from tl_experiments.errors import ConfigError
+
+# Text that needs no quotes and is not read as a number, a switch or null
+_PLAIN_WORD = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_/][\w./-]*", re.IGNORECASE)
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +44,18 @@ def expand(loader: ConfigLoader, params: Mapping[str, str], arguments: Sequence[
                 key, "swept, but each experiment has a sweep of its own", "give one command an experiment"
             )
         elif override.is_discrete_sweep():
-            by_key[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            values = override.sweep_iterator(transformer=Transformer.identity)
+            by_key[key] = [f"{key}={_as_text(value)}" for value in values]
         else:
             raise ConfigError(key, "an interval has no end of values", f"list them: {key}=0.1,1,10")
     return [list(combination) for combination in itertools.product(*by_key.values())]
+
+
+def _as_text(value: Any) -> str:
+    """A swept value as it can be written again; Hydra's own way drops the quotes, which ``~`` and others need."""
+    if isinstance(value, str) and not _PLAIN_WORD.fullmatch(value):
+        value = QuotedString(value, Quote.double)
+    return value.with_quotes() if isinstance(value, QuotedString) else str(Transformer.str(value))
 
 
 def compose_jobs(

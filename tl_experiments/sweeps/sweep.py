@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tl_experiments.errors import UserError
-from tl_experiments.records import RECORD_FILE
+from tl_experiments.records import RECORD_FILE, RunRecord
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import ENDED_BADLY, Entry, Ledger
 from tl_experiments.sweeps.local import Slots, run_jobs, slots
 from tl_experiments.sweeps.worker import LOG_FILE, run_job
-from tl_experiments.training.preflight import check_data
+from tl_experiments.training.preflight import check_data, check_unchanged
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str) -> Outcome:
     Raises:
         DataError: Before any job starts, if a dataset cannot be used as it stands.
     """
-    check_data(job.config for job in jobs if not _has_record(folder, job))
+    _check_data(jobs, folder)
     with _ledger(jobs, folder, command) as ledger:
         todo = _not_done(jobs, ledger)
         where = _slots(todo, ledger) if todo else None
@@ -71,11 +71,11 @@ def run_single(job: Job, folder: Path, command: str) -> Outcome:
     Raises:
         UserError: What the user can mend, after it has been entered in the ledger.
     """
+    _check_data([job], folder)
     if _has_record(folder, job):
         with _ledger([job], folder, command) as ledger:
             _not_done([job], ledger)
             return _outcome([job], [], ledger)
-    check_data([job.config])
     with _ledger([job], folder, command) as ledger:
         entry = ledger.jobs[job.id]
         entry.state = "running"
@@ -114,6 +114,13 @@ def _not_done(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
         elif entry.state not in ENDED_BADLY or job.config.retry_failed:
             todo.append(job)
     return todo
+
+
+def _check_data(jobs: Sequence[Job], folder: Path) -> None:
+    """Refuse data that cannot be used, or that changed since a job that is done: its result would pass for new."""
+    done = [job for job in jobs if _has_record(folder, job)]
+    check_unchanged((job.config, RunRecord.read(folder / job.id)) for job in done)
+    check_data(job.config for job in jobs if job not in done)
 
 
 def _has_record(folder: Path, job: Job) -> bool:
