@@ -16,6 +16,14 @@ from tl_experiments.errors import UserError
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
 
+# Config keys that change no result: where a job runs, who watches, where it is written.
+NOT_IN_THE_RESULT = frozenset(
+    {
+        *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "debug"),
+        *("trainer.num_workers", "trainer.eval_batch_size", "dataset.preload_max_bytes"),
+    }
+)
+
 
 def write_atomically(path: Path, content: bytes | str) -> Path:
     """Write a file whole or not at all: a reader sees the old file or the new one, also after a crash.

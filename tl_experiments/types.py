@@ -37,9 +37,18 @@ class ModelLayout:
     blocks: tuple[Block, ...]
     head: Block
 
+    @property
+    def all_blocks(self) -> tuple[Block, ...]:
+        """The blocks of the backbone, then the head."""
+        return (*self.blocks, self.head)
+
     def names(self) -> set[str]:
         """Every parameter name of the model."""
-        return {name for block in (*self.blocks, self.head) for name in block.parameters}
+        return {name for block in self.all_blocks for name in block.parameters}
+
+    def trained_blocks(self, phase: Phase) -> set[str]:
+        """Names of the blocks of which ``phase`` trains something."""
+        return {block.name for block in self.all_blocks if phase.lr_multiplier.keys() & block.parameters.keys()}
 
 
 @dataclass(frozen=True)
@@ -56,21 +65,6 @@ class Phase:
     start_fraction: float
     lr_multiplier: Mapping[str, float]
     norm_stats: NormStats = "update"
-
-
-class FreezeStrategy(Protocol):
-    """A pure function from a layout to phases; see ``tl_experiments/strategies/plans.py``."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def reinitialize_backbone(self) -> bool: ...
-
-    @property
-    def base_lr(self) -> Mapping[str, float]: ...
-
-    def plan(self, layout: ModelLayout) -> tuple[Phase, ...]: ...
 
 
 class Batch(TypedDict):

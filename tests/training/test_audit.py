@@ -31,11 +31,11 @@ def step(net, optimizer, audit):
     audit.see_step(optimizer)
 
 
-def begin(net, phase=PHASE):
+def begin(net, phase=PHASE, layout=LAYOUT):
     set_requires_grad(net, phase)
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
     net.eval()
-    return optimizer, FreezeAudit(net, LAYOUT, phase, optimizer)
+    return optimizer, FreezeAudit(net, layout, phase, optimizer)
 
 
 def test_a_sound_run_passes(net):
@@ -82,9 +82,27 @@ def test_statistics_of_a_trained_block_follow_the_plan(net, norm_stats, sound):
             audit.check("after 1 step")
 
 
+@pytest.mark.parametrize(("trained", "sound"), [("0", True), ("2", False)])
+def test_statistics_without_weights_beside_them_belong_to_the_block_before(trained, sound):
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, affine=False), nn.Linear(2, 2))
+    first, head = ({f"{number}.weight": 4, f"{number}.bias": 2} for number in (0, 2))
+    layout = ModelLayout((Block("first", first),), Block("head", head))
+    phase = Phase(0, dict.fromkeys({"0": {**first, **head}, "2": head}[trained], 1.0))
+    set_requires_grad(net, phase)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
+    audit = FreezeAudit(net, layout, phase, optimizer)
+    step(net, optimizer, audit)  # in train mode, so that the statistics move
+    if sound:
+        audit.check("after 1 step")
+    else:
+        with pytest.raises(TrainingError, match=r"frozen, but moved .* 1.num_batches_tracked"):
+            audit.check("after 1 step")
+
+
 def test_a_tensor_that_no_gradient_reaches(net):
     net.register_parameter("unused", nn.Parameter(torch.ones(1)))
-    optimizer, audit = begin(net, Phase(0, {**PHASE.lr_multiplier, "unused": 1.0}))
+    layout = ModelLayout(LAYOUT.blocks, Block("head", {**LAYOUT.head.parameters, "unused": 1}))
+    optimizer, audit = begin(net, Phase(0, {**PHASE.lr_multiplier, "unused": 1.0}), layout)
     step(net, optimizer, audit)
     with pytest.raises(TrainingError, match=r"1 tensors are trainable, but no gradient reaches them .* unused"):
         audit.check("after 1 step")

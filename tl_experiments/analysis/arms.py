@@ -12,30 +12,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tl_experiments.records import RunRecord
+from tl_experiments.records import NOT_IN_THE_RESULT, RunRecord
 
 CONTROL = "from_scratch"
 MIN_SEEDS = 3  # below this many shared seeds nothing is called better
 
-# Keys that change no result, or that vary by design: the seed over the runs of a trial; the data's root and the path of
-# the weights, for which fingerprint and hash stand on every machine.
-NOT_A_TRIAL = frozenset(
-    {
-        "seed",
-        "executor",
-        "tracker",
-        "name",
-        "output_dir",
-        "print_layout",
-        "retry_failed",
-        "debug",
-        "trainer.num_workers",
-        "trainer.eval_batch_size",
-        "dataset.root",
-        "dataset.preload_max_bytes",
-        "backbone.weights",
-    }
-)
+# Beside what changes no result, what varies by design: the seed over the runs of a trial; the data's root and the path
+# of the weights, for which fingerprint and hash stand on every machine.
+NOT_A_TRIAL = NOT_IN_THE_RESULT | {"seed", "dataset.root", "backbone.weights"}
 
 
 @dataclass(frozen=True, order=True)

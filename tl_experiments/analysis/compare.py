@@ -28,7 +28,7 @@ def compare(*folders: Path | str) -> Comparison:
         folders: Folders of sweeps, or of single jobs.
 
     Raises:
-        UserError: A folder holds no record, its ``sweep.json`` is damaged, or runs of one dataset saw different data.
+        UserError: A folder holds no record or its ``sweep.json`` is damaged.
     """
     if not folders:
         raise UserError("compare", "0 folders, expected 1 or more", "give the folder of a sweep, outputs/<name>")

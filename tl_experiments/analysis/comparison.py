@@ -28,7 +28,7 @@ def compare_records(records: Iterable[RunRecord], jobs: Iterable[Mapping[str, An
         jobs: Entries of ``sweep.json``; those that did not end ``ok`` are listed, and are in no mean.
 
     Raises:
-        UserError: There is no usable run, or runs of one dataset saw different data.
+        UserError: There is no usable run.
     """
     given = sorted(records, key=lambda record: record.job_id)
     sets = [set(job["overrides"]) for job in jobs or ()]

@@ -147,5 +147,6 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _hub_name(net: nn.Module) -> str:
+    """What timm says of the origin; which of the keys it fills depends on the model's age."""
     cfg = getattr(net, "pretrained_cfg", {})
     return str(cfg.get("hf_hub_id") or cfg.get("url") or cfg.get("file") or "pretrained")

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from tl_experiments.types import Block, ModelLayout, Phase
+from tl_experiments.types import ModelLayout, Phase
 
 
 def set_requires_grad(model: nn.Module, phase: Phase) -> None:
@@ -22,34 +22,29 @@ def modules_held_in_eval(model: nn.Module, layout: ModelLayout, phase: Phase) ->
     Frozen means frozen: a block that trains nothing neither updates statistics nor drops units. In a block that trains,
     modules with running statistics follow ``phase.norm_stats``, and all others follow the model.
     """
-    trained = {block.name for block in all_blocks(layout) if phase.lr_multiplier.keys() & block.parameters.keys()}
+    trained = layout.trained_blocks(phase)
     return [
         module
-        for module, blocks in _blocks_of_each_module(model, layout)
+        for _, module, blocks in blocks_of_each_module(model, layout)
         if not blocks & trained or (phase.norm_stats == "frozen" and _has_running_statistics(module))
     ]
 
 
-def all_blocks(layout: ModelLayout) -> tuple[Block, ...]:
-    """The blocks of the backbone, then the head."""
-    return (*layout.blocks, layout.head)
-
-
-def _blocks_of_each_module(model: nn.Module, layout: ModelLayout) -> list[tuple[nn.Module, set[str]]]:
-    """Every module, containers too (their own code may ask ``self.training``), with the blocks that it works in.
+def blocks_of_each_module(model: nn.Module, layout: ModelLayout) -> list[tuple[str, nn.Module, set[str]]]:
+    """Name and module of each, containers too (their code may ask ``self.training``), with the blocks it works in.
 
     A module with parameters works in their blocks. One without (dropout, pooling) works in the block of the innermost
     enclosing module whose parameters all lie in one block; failing that, in the block of the last parameter
     registered before it, which in timm's models is the layer that feeds it.
     """
-    block_of = {name: block.name for block in all_blocks(layout) for name in block.parameters}
-    found: list[tuple[nn.Module, set[str]]] = []
+    block_of = {name: block.name for block in layout.all_blocks for name in block.parameters}
+    found: list[tuple[str, nn.Module, set[str]]] = []
     last: set[str] = set()
 
     def visit(module: nn.Module, prefix: str, enclosing: set[str]) -> None:
         nonlocal last
         own = {block_of[f"{prefix}{name}"] for name, _ in module.named_parameters()}
-        found.append((module, own or enclosing or last))
+        found.append((prefix.rstrip("."), module, own or enclosing or last))
         for name, _ in module.named_parameters(recurse=False):
             last = {block_of[f"{prefix}{name}"]}
         inside = own if len(own) == 1 else (set() if own else enclosing)

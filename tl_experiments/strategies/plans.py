@@ -76,7 +76,7 @@ class Full:
     reinitialize_backbone: ClassVar[bool] = False
 
     def plan(self, layout: ModelLayout) -> tuple[Phase, ...]:
-        return one_phase((*layout.blocks, layout.head), self.norm_stats)
+        return one_phase(layout.all_blocks, self.norm_stats)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class FromScratch:
     reinitialize_backbone: ClassVar[bool] = True
 
     def plan(self, layout: ModelLayout) -> tuple[Phase, ...]:
-        return one_phase((*layout.blocks, layout.head), "update")
+        return one_phase(layout.all_blocks, "update")
 
 
 Strategy = FeatureExtraction | LastNBlocks | Full | FromScratch
@@ -106,8 +106,8 @@ def check_plan(plan: tuple[Phase, ...], layout: ModelLayout) -> None:
     """Refuse a plan that the layout cannot carry out.
 
     Raises:
-        ConfigError: A name that the layout does not know, a phase that trains nothing or leaves the head frozen
-            throughout, a negative rate, or phases that do not start at 0 and go forward.
+        ConfigError: A name that the layout does not know, a phase that trains nothing, a rate that is not positive, or
+            phases that do not start at 0 and go forward.
     """
     known = layout.names()
     for number, phase in enumerate(plan):

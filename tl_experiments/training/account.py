@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
 
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import RunRecord
@@ -49,13 +48,13 @@ def make_record(
                 "first_step": phase.first_step,
                 "steps": phase.steps,
                 "trained_parameters": sum(trained_parameters(parts, phase).values()),
-                "learning_rates": _rates(phase.phase.lr_multiplier.values(), parts.lr),
+                "learning_rates": phase.learning_rates(parts.lr),
                 "norm_stats": phase.phase.norm_stats,
             }
             for phase in parts.phases
         ),
         trained_parameters=sum(trained.values()),
-        total_parameters=sum(block.size for block in (*layout.blocks, layout.head)),
+        total_parameters=sum(block.size for block in layout.all_blocks),
         learning_rate=parts.lr,
         weights=dataclasses.asdict(parts.weights),
         still_rising=history.still_rising(),
@@ -65,7 +64,3 @@ def make_record(
         environment=environment(accelerator, precision),
         notes=parts.notes,
     )
-
-
-def _rates(multipliers: Iterable[float], lr: float) -> list[float]:
-    return sorted({lr * multiple for multiple in multipliers})

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tl_experiments.errors import TrainingError
+from tl_experiments.strategies.apply import blocks_of_each_module
 from tl_experiments.types import ModelLayout, Phase
 
 # Some tensors get their first gradient a step later than others (behind a residual branch that starts at zero).
@@ -85,8 +86,8 @@ def _live_statistics(model: nn.Module, layout: ModelLayout, phase: Phase) -> set
     """Buffers that the plan lets move. From the plan alone: a wrong mode must not excuse itself."""
     if phase.norm_stats == "frozen":
         return set()
-    trained = [block for block in (*layout.blocks, layout.head) if phase.lr_multiplier.keys() & block.parameters.keys()]
-    owners = {name.rpartition(".")[0] for block in trained for name in block.parameters}
+    trained = layout.trained_blocks(phase)
+    owners = {name for name, _, blocks in blocks_of_each_module(model, layout) if blocks & trained}
     return {name for name, _ in model.named_buffers() if name.rpartition(".")[0] in owners}
 
 

@@ -11,11 +11,8 @@ from pathlib import Path
 from tl_experiments.backbones.locate import locate, weights_digest
 from tl_experiments.config.datasets import Dataset, ImageFolder
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.records import NOT_IN_THE_RESULT
 from tl_experiments.strategies.plans import Strategy
-
-# What changes no result: where it runs, who watches, where it is written.
-_NOT_IN_THE_RESULT = ("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "debug")
-_NOT_IN_THE_RESULT_OF = {"trainer": {"num_workers", "eval_batch_size"}, "dataset": {"preload_max_bytes"}}
 
 
 def job_id(config: TrainConfig) -> str:
@@ -24,10 +21,9 @@ def job_id(config: TrainConfig) -> str:
     Two ways to say the same, such as a learning rate given and the same one by rule, are the same job.
     """
     content = dataclasses.asdict(config)
-    for key in _NOT_IN_THE_RESULT:
-        del content[key]
-    for group, names in _NOT_IN_THE_RESULT_OF.items():
-        content[group] = {key: value for key, value in content[group].items() if key not in names}
+    for key in NOT_IN_THE_RESULT:
+        group, _, leaf = key.rpartition(".")
+        (content[group] if group else content).pop(leaf)
     content["backbone"]["weights"] = weights_digest(config.backbone.weights)
     content["optimizer"] |= {"lr": config.base_lr(), "lr_factor": None}
     content["freeze_strategy"]["base_lr"] = None  # it is in the rate

@@ -32,6 +32,10 @@ class PhaseSteps:
         """Global number of the phase's first optimizer step."""
         return self.chunks[0][0]
 
+    def learning_rates(self, lr: float) -> list[float]:
+        """The distinct rates at which the phase trains, ascending; ``lr`` is the base learning rate."""
+        return sorted({lr * multiple for multiple in self.phase.lr_multiplier.values()})
+
     @property
     def steps(self) -> int:
         """Optimizer steps in the phase."""

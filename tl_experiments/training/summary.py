@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.strategies.plans import frozen_prefix
 from tl_experiments.training.build import Parts
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.types import Block
@@ -17,23 +18,28 @@ def summary_lines(cfg: TrainConfig, parts: Parts, device: str, precision: str) -
     yield f"data      {cfg.dataset.name}: {len(spec.classes)} classes, {sizes} images at {_size(parts)} px"
     for note in (*spec.notes, *parts.notes):
         yield f"          note: {note}"
-    total = sum(block.size for block in (*parts.model.layout.blocks, parts.model.layout.head))
+    total = sum(block.size for block in parts.model.layout.all_blocks)
     yield f"backbone  {cfg.backbone.name}: {total:,} parameters with the head, weights {parts.weights.source}"
     for phase in parts.phases:
         trained = sum(trained_parameters(parts, phase).values())
-        rates = sorted({parts.lr * multiple for multiple in phase.phase.lr_multiplier.values()})
+        rates = phase.learning_rates(parts.lr)
         span = f"{rates[0]:.3g}" if len(rates) == 1 else f"{rates[0]:.3g} to {rates[-1]:.3g}"
         yield (
-            f"phase {phase.number}   {cfg.freeze_strategy.name}: trains {trained:,} ({trained / total:.1%}) for "
-            f"{phase.steps} steps at {cfg.optimizer.name} lr {span}"
+            f"phase {phase.number}   {cfg.freeze_strategy.name}: trains {trained:,} ({trained / total:.1%}), "
+            f"{_prefix(parts, phase)}, for {phase.steps} steps at {cfg.optimizer.name} lr {span}"
         )
     yield f"device    {device}, {precision}"
+
+
+def _prefix(parts: Parts, phase: PhaseSteps) -> str:
+    layout = parts.model.layout
+    return f"the first {frozen_prefix(phase.phase, layout)} of {len(layout.blocks)} blocks frozen"
 
 
 def trained_parameters(parts: Parts, phase: PhaseSteps) -> dict[str, int]:
     """Parameter name -> elements, of what the phase trains."""
     layout = parts.model.layout
-    sizes = {name: size for block in (*layout.blocks, layout.head) for name, size in block.parameters.items()}
+    sizes = {name: size for block in layout.all_blocks for name, size in block.parameters.items()}
     return {name: sizes[name] for name in phase.phase.lr_multiplier}
 
 
@@ -45,7 +51,7 @@ def layout_table(parts: Parts) -> str:
         *(f"phase {phase.number} (from step {phase.first_step})" for phase in parts.phases),
     ]
     rows = [header]
-    for block in (*parts.model.layout.blocks, parts.model.layout.head):
+    for block in parts.model.layout.all_blocks:
         rates = [_rate(block, phase, parts.lr) for phase in parts.phases]
         rows.append([block.name, f"{block.size:,}", *rates])
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
