@@ -15,6 +15,8 @@ from tl_experiments.errors import UserError
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
+START_FILE = "start.json"  # what is known when a run begins; trackers follow it, and metrics.jsonl, and the record
+METRICS_FILE = "metrics.jsonl"
 
 # Config keys that change no result: where a job runs, who watches, where it is written.
 NOT_IN_THE_RESULT = frozenset(

@@ -11,7 +11,8 @@ from timm.data import resolve_model_data_config
 
 from tl_experiments.backbones.layout import layout_of
 from tl_experiments.backbones.timm_backbone import build_backbone
-from tl_experiments.config.schema import BackboneConfig, Linear, Preprocessing
+from tl_experiments.config.backbones import BackboneConfig, Preprocessing
+from tl_experiments.config.heads import Linear
 from tl_experiments.errors import ConfigError, WeightsError
 from tl_experiments.heads import build_head
 

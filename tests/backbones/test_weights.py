@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from tl_experiments.backbones.locate import locate, weights_digest
 from tl_experiments.backbones.timm_backbone import build_backbone
-from tl_experiments.config.schema import BackboneConfig, Preprocessing
+from tl_experiments.config.backbones import BackboneConfig, Preprocessing
 from tl_experiments.errors import WeightsError
 
 AS_PRETRAINED = Preprocessing(image_size=None, mean=None, std=None, interpolation=None, crop_fraction=None)

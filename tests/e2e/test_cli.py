@@ -104,7 +104,14 @@ def test_a_single_run_and_its_folder(tl, tmp_path):
     ):
         assert re.search(line, err)
     (run,) = [path for path in (tmp_path / "outputs" / "one").iterdir() if path.is_dir()]
-    files = {"record.json", "metrics.jsonl", "predictions.parquet", "checkpoint.safetensors", "checkpoint.json"}
+    files = {
+        "start.json",
+        "record.json",
+        "metrics.jsonl",
+        "predictions.parquet",
+        "checkpoint.safetensors",
+        "checkpoint.json",
+    }
     assert {path.name for path in run.iterdir()} == files
     ledger = json.loads((tmp_path / "outputs" / "one" / "sweep.json").read_text())
     assert [(entry["id"], entry["state"]) for entry in ledger["jobs"]] == [(run.name, "ok")]

@@ -12,7 +12,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from tl_experiments.backbones.weights import WeightsReport, load_weights
-from tl_experiments.config.schema import BackboneConfig, Interpolation, Preprocessing
+from tl_experiments.config.backbones import BackboneConfig, Interpolation, Preprocessing
 from tl_experiments.errors import ConfigError, WeightsError
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tl_experiments.backbones.locate import CHECKPOINT_FILE, locate, weights_digest
-from tl_experiments.config.schema import BackboneConfig
+from tl_experiments.config.backbones import BackboneConfig
 from tl_experiments.errors import WeightsError
 from tl_experiments.records import RECORD_FILE
 

@@ -1,4 +1,4 @@
-"""Choices of the groups ``optimizer``, ``scheduler``, ``objective`` and ``trainer``."""
+"""Choices of the groups ``optimizer``, ``scheduler`` and ``objective``."""
 
 from __future__ import annotations
 
@@ -113,34 +113,3 @@ class Supervised:
 
     def __post_init__(self) -> None:
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "[0, 1)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """How long and on what.
-
-    Args:
-        max_epochs: Passes over the training images, over all phases together.
-        batch_size: Training images a step.
-        eval_batch_size: Images a step on val and test; changes speed and memory, and results only by rounding.
-        accelerator: ``auto`` takes a GPU where there is one.
-        precision: ``auto`` is bf16-mixed on a GPU that has it and 32-true elsewhere.
-        gradient_clip_norm: Largest global gradient norm; null does not clip.
-        num_workers: Loader processes for images that are not held in memory.
-    """
-
-    name: Literal["default"]
-    max_epochs: int
-    batch_size: int
-    eval_batch_size: int
-    accelerator: Literal["auto", "cpu", "gpu"]
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-    gradient_clip_norm: float | None
-    num_workers: int
-
-    def __post_init__(self) -> None:
-        for key in ("max_epochs", "batch_size", "eval_batch_size"):
-            require(getattr(self, key) > 0, key, getattr(self, key), "1 or more")
-        clip = self.gradient_clip_norm
-        require(clip is None or clip > 0, "gradient_clip_norm", clip, "a number above 0, or null")
-        require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or more")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tl_experiments.config.schema import Linear
+from tl_experiments.config.heads import Head
 
 __all__ = ["build_head"]
 
 
-def build_head(cfg: Linear, feature_dim: int, n_classes: int, seed: int) -> nn.Module:
+def build_head(cfg: Head, feature_dim: int, n_classes: int, seed: int) -> nn.Module:
     """A new head, features ``(n, feature_dim)`` to logits ``(n, n_classes)``.
 
     Its weights start small and its biases at zero, the same for every arm under one seed.

@@ -13,8 +13,7 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from tl_experiments.config.optimization import TrainerConfig
-from tl_experiments.config.schema import LocalExecutor
+from tl_experiments.config.running import LocalExecutor, TrainerConfig
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.worker import OUT_OF_MEMORY_HINT, work
 

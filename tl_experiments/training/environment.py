@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tl_experiments.config.optimization import TrainerConfig
+from tl_experiments.config.running import TrainerConfig
 from tl_experiments.errors import ConfigError
 
 _PACKAGES = (

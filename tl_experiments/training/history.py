@@ -10,12 +10,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tl_experiments.records import METRICS_FILE
 from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.phases import PhaseSteps
 
 logger = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.jsonl"
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.items import Split
 from tl_experiments.records import RECORD_FILE, RunRecord
-from tl_experiments.training.account import make_record
+from tl_experiments.training.account import make_record, write_start
 from tl_experiments.training.build import build
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name
 from tl_experiments.training.fit import fit
@@ -53,6 +53,7 @@ def run(cfg: TrainConfig, folder: Path | str | None = None) -> RunRecord:
     for line in summary_lines(cfg, parts, device_name(accelerator), precision):
         logger.info(line)
     (target / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
+    write_start(target, cfg, identity, parts.lr)
     history = History(target, parts.data.steps_per_epoch, started)
     trainer, module = fit(cfg, parts, history, accelerator, precision)
 
