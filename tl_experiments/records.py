@@ -22,7 +22,13 @@ METRICS_FILE = "metrics.jsonl"
 NOT_IN_THE_RESULT = frozenset(
     {
         *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "debug"),
-        *("trainer.num_workers", "trainer.eval_batch_size", "dataset.preload_max_bytes"),
+        *(
+            "trainer.num_workers",
+            "trainer.eval_batch_size",
+            "trainer.on_out_of_memory",
+            "trainer.resume_interval_s",
+            "dataset.preload_max_bytes",
+        ),
     }
 )
 
@@ -61,6 +67,8 @@ class RunRecord:
         metrics: Split (``val``, ``test``) -> metric (``accuracy``, ``macro_f1``, ``nll``) -> value. Val selected the
             epoch; test was read once, after that.
         best_step: Optimizer step of the weights that were kept (0: before the last phase's first step).
+        last_step: Optimizer steps that were done; fewer than planned where early stopping ended the run.
+        accumulation: Parts in which batches were computed in the end; more than configured where memory ran out.
         phases: Per phase: ``first_step``, ``steps``, ``trained_parameters``, ``learning_rates``.
         trained_parameters: Elements of the parameters that trained in any phase.
         total_parameters: Elements of all parameters.
@@ -82,6 +90,8 @@ class RunRecord:
     data: Mapping[str, Any]
     metrics: Mapping[str, Mapping[str, float]]
     best_step: int
+    last_step: int
+    accumulation: int
     phases: tuple[Mapping[str, Any], ...]
     trained_parameters: int
     total_parameters: int

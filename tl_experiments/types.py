@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 NormStats = Literal["update", "frozen"]
 
@@ -78,7 +78,7 @@ class Batch(TypedDict):
 class Objective(Protocol):
     """What a run minimises. Objectives of later kinds may own parameters, so it is built once a run."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor: ...
+    def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor: ...
 
 
 @dataclass(frozen=True)

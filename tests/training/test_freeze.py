@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Mapping
+from contextlib import contextmanager
 
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tl_experiments.strategies.plans import frozen_prefix
 from tl_experiments.training.build import build
@@ -35,6 +37,21 @@ class HeadThenLastBlock:
             Phase(0.0, head, "frozen"),
             Phase(0.5, {**head, **dict.fromkeys(layout.blocks[-1].parameters, 0.25)}),
         )
+
+
+@contextmanager
+def rates_of_each_step():
+    """The distinct learning rates of every optimizer step taken inside, ascending."""
+    seen = []
+
+    def note(optimizer, _args, _kwargs):
+        seen.append(sorted({group["lr"] for group in optimizer.param_groups}))
+
+    handle = register_optimizer_step_pre_hook(note)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 def train(cfg, tmp_path):

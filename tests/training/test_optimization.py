@@ -7,9 +7,11 @@ import dataclasses
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.optim import create_optimizer_v2
 from torch.nn import functional
 
-from tl_experiments.config.optimization import SGD, AdamW, Cosine
+from tl_experiments.config.optimization import SGD, AdamW, Cosine, Timm
+from tl_experiments.errors import ConfigError
 from tl_experiments.training.build import build
 from tl_experiments.training.history import History
 from tl_experiments.training.optimization import build_optimizer, schedule
@@ -52,6 +54,41 @@ def test_optimizers_are_torchs(cfg, reference):
             parameter.pow(3).sum().backward()
             optimizer.step()
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("algorithm", ["lamb", "lion", "nadamw", "adafactor", "adopt"])
+def test_timm_optimizers_are_timms(algorithm):
+    """Each group keeps its own rate and decay."""
+    (ours, ours_groups), (theirs, _) = groups(), groups()
+    cfg = Timm(name="timm", algorithm=algorithm, kwargs={"eps": 1e-6} if algorithm == "lamb" else {}, **OPTIONS)
+    reference = create_optimizer_v2([theirs], algorithm, lr=0.1, weight_decay=0.03, **cfg.kwargs)
+    for parameter, optimizer in ((ours, build_optimizer(cfg, ours_groups)), (theirs, reference)):
+        for _ in range(4):
+            optimizer.zero_grad()
+            parameter.pow(3).sum().backward()
+            optimizer.step()
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, groups()[0])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer.algorithm=lam"], "timm has no optimizer 'lam' -> did you mean lamb"),
+        (["optimizer.algorithm=lamb", "optimizer.kwargs.epsilon=1"], "cannot make lamb of these options .*epsilon"),
+    ],
+)
+def test_what_timm_refuses_is_one_line(tiny, tmp_path, overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        run(tiny("optimizer=timm", "optimizer.lr=0.1", *overrides), tmp_path)
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_a_timm_optimizer_takes_the_rule_of_its_own_name_or_none(tiny):
+    by_rule = tiny("optimizer=timm", "optimizer.algorithm=adamw")
+    assert by_rule.base_lr() == tiny().base_lr()
+    with pytest.raises(ConfigError, match=r"feature_extraction has no rule for lamb -> give optimizer\.lr"):
+        tiny("optimizer=timm", "optimizer.algorithm=lamb")
 
 
 def test_after_the_warmup_the_cosine_is_torchs():

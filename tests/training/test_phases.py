@@ -9,8 +9,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from tests.training.test_freeze import HeadThenLastBlock, train
-from tl_experiments.config.optimization import Constant, Cosine
+from tests.training.test_freeze import HeadThenLastBlock, rates_of_each_step, train
+from tl_experiments.config import compose
+from tl_experiments.config.compose import conf_dir
+from tl_experiments.config.optimization import Constant, Cosine, OneCycle, WarmRestarts
 from tl_experiments.training.history import History
 from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.optimization import schedule
@@ -57,6 +59,54 @@ def test_cosine_is_torchs_cosine():
         reference.step()
 
 
+@pytest.mark.parametrize("steps", [7, 10, 40])
+def test_one_cycle_is_torchs(steps):
+    multiplier = schedule(
+        OneCycle(name="one_cycle", warmup_fraction=0.3, initial_fraction=0.04, final_fraction=0.001), steps
+    )
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=1.0,
+        total_steps=steps,
+        pct_start=0.3,
+        div_factor=25,
+        final_div_factor=40,
+        cycle_momentum=False,
+    )
+    for step in range(steps):
+        assert multiplier(step) == pytest.approx(reference.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        if step < steps - 1:
+            reference.step()
+
+
+@pytest.mark.parametrize(("cycles", "longer", "first"), [(3, 1.0, 7), (3, 2.0, 3)])
+def test_warm_restarts_are_torchs(cycles, longer, first):
+    multiplier = schedule(
+        WarmRestarts(name="warm_restarts", cycles=cycles, cycle_multiplier=longer, final_fraction=0.1), 21
+    )
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
+        optimizer, T_0=first, T_mult=int(longer), eta_min=0.1
+    )
+    for step in range(21):
+        assert multiplier(step) == pytest.approx(reference.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        reference.step()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "scheduler").glob("*.yaml")))
+def test_every_schedule_stays_positive_until_its_last_step(name, steps):
+    """A rate of 0 in mid-phase would be a step thrown away; above 1 it would exceed the base rate."""
+    multiplier = schedule(compose([f"scheduler={name}"]).scheduler, steps)
+    rates = [multiplier(step) for step in range(steps)]
+    assert all(0 < rate <= 1 for rate in rates[:-1])
+    assert 0 <= rates[-1] <= 1
+    assert max(rates) > 0
+
+
 def test_warmup_rises_linearly_and_never_starts_at_zero():
     cosine = schedule(Cosine(name="cosine", warmup_fraction=0.4, final_fraction=0.0), 10)
     assert [cosine(step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
@@ -68,10 +118,22 @@ def test_warmup_rises_linearly_and_never_starts_at_zero():
 def test_each_phase_has_a_schedule_and_momentum_of_its_own(tiny, tmp_path):
     cfg = tiny("scheduler.warmup_fraction=0", "trainer.max_epochs=4")
     cfg = dataclasses.replace(cfg, freeze_strategy=HeadThenLastBlock())
-    _, parts, trainer, module = train(cfg, tmp_path)
-    (scheduler,) = [config.scheduler for config in trainer.lr_scheduler_configs]
-    assert module.phase.steps == parts.phases[1].steps == trainer.global_step == scheduler.last_epoch
+    with rates_of_each_step() as seen:
+        _, parts, trainer, module = train(cfg, tmp_path)
+    assert module.phase.steps == parts.phases[1].steps == trainer.global_step
     assert {state["step"].item() for state in trainer.optimizers[0].state.values()} == {float(module.phase.steps)}
+    expected = []
+    for phase in parts.phases:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=parts.lr)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=phase.steps)
+        for _ in range(phase.steps):
+            rate = optimizer.param_groups[0]["lr"]
+            expected.append(sorted({rate * multiple for multiple in phase.phase.lr_multiplier.values()}))
+            optimizer.step()
+            cosine.step()
+    assert len(seen) == len(expected)
+    for ours, theirs in zip(seen, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-9)
 
 
 class Model(torch.nn.Module):

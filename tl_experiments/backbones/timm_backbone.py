@@ -55,6 +55,19 @@ class TimmBackbone(nn.Module):
         """Normalised images ``(n, 3, size, size)`` to pooled features ``(n, feature_dim)``."""
         return self.net.forward_head(self.net.forward_features(image), pre_logits=True)  # type: ignore[operator]
 
+    def checkpoint_gradients(self) -> None:
+        """Compute activations again in the backward pass instead of keeping them (Chen et al., 2016).
+
+        Raises:
+            ConfigError: timm has no gradient checkpointing for this model.
+        """
+        try:
+            self.net.set_grad_checkpointing(True)  # type: ignore[operator]
+        except (AttributeError, AssertionError):
+            raise ConfigError(
+                "trainer.gradient_checkpointing", f"timm has none for {type(self.net).__name__}", "leave it false"
+            ) from None
+
 
 def build_backbone(cfg: BackboneConfig, seed: int) -> TimmBackbone:
     """Create the timm model and load its weights.

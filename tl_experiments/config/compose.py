@@ -71,8 +71,8 @@ def compose(overrides: Sequence[str] = (), verb: str = "train") -> TrainConfig:
 
 
 def open_mappings(overrides: Sequence[str]) -> list[str]:
-    """Let overrides add keys where any key is right, without Hydra's ``+``: in ``backbone.kwargs`` and ``base_lr``."""
-    free = re.compile(r"(backbone\.kwargs|freeze_strategy\.base_lr)\b")
+    """Let overrides add keys where any key is right, without Hydra's ``+``: in ``kwargs`` and ``base_lr``."""
+    free = re.compile(r"(backbone\.kwargs|optimizer\.kwargs|freeze_strategy\.base_lr)\b")
     return [f"++{text}" if free.match(text) else text for text in overrides]
 
 

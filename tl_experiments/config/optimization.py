@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from tl_experiments.config.ranges import require
 
@@ -18,9 +19,15 @@ class _OptimizerOptions:
         weight_decay: On weights of two dimensions or more; norms and biases are not decayed.
     """
 
+    name: str
     lr: float | None
     lr_factor: float
     weight_decay: float
+
+    @property
+    def rule(self) -> str:
+        """Under which name a strategy's learning-rate rule is looked up."""
+        return self.name
 
     def __post_init__(self) -> None:
         require(self.lr is None or self.lr > 0, "lr", self.lr, "a number above 0, or null for the strategy's rule")
@@ -61,7 +68,25 @@ class SGD(_OptimizerOptions):
         require(self.momentum > 0 or not self.nesterov, "nesterov", True, "false where momentum is 0")
 
 
-Optimizer = AdamW | SGD
+@dataclass(frozen=True, kw_only=True)
+class Timm(_OptimizerOptions):
+    """Any optimizer of timm's factory.
+
+    Args:
+        algorithm: timm's name for it, for example ``lamb``; a strategy's rule for that name is used if it has one.
+        kwargs: Handed to the optimizer.
+    """
+
+    name: Literal["timm"]
+    algorithm: str
+    kwargs: Mapping[str, Any]
+
+    @property
+    def rule(self) -> str:
+        return self.algorithm
+
+
+Optimizer = AdamW | SGD | Timm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +122,49 @@ class Constant:
         require(0 <= self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "[0, 1)")
 
 
-Scheduler = Cosine | Constant
+@dataclass(frozen=True, kw_only=True)
+class OneCycle:
+    """The 1cycle policy (Smith & Topin, 2019) within each phase: half a cosine up, half a cosine down.
+
+    Args:
+        warmup_fraction: Share of the phase's steps in which the rate rises, in (0, 1).
+        initial_fraction: Rate at the first step as a share of the base rate, in (0, 1].
+        final_fraction: Rate at the last step as a share of the base rate, in [0, 1].
+    """
+
+    name: Literal["one_cycle"]
+    warmup_fraction: float
+    initial_fraction: float
+    final_fraction: float
+
+    def __post_init__(self) -> None:
+        require(0 < self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "(0, 1)")
+        require(0 < self.initial_fraction <= 1, "initial_fraction", self.initial_fraction, "(0, 1]")
+        require(0 <= self.final_fraction <= 1, "final_fraction", self.final_fraction, "[0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmRestarts:
+    """SGDR (Loshchilov & Hutter, 2017) within each phase: ``cycles`` half cosines, each from the base rate down.
+
+    Args:
+        cycles: Number of cycles in the phase, 1 or more.
+        cycle_multiplier: Length of a cycle as a multiple of the one before, 1 or more.
+        final_fraction: Rate at the end of each cycle as a share of the base rate, in [0, 1].
+    """
+
+    name: Literal["warm_restarts"]
+    cycles: int
+    cycle_multiplier: float
+    final_fraction: float
+
+    def __post_init__(self) -> None:
+        require(self.cycles >= 1, "cycles", self.cycles, "1 or more")
+        require(self.cycle_multiplier >= 1, "cycle_multiplier", self.cycle_multiplier, "1 or more")
+        require(0 <= self.final_fraction <= 1, "final_fraction", self.final_fraction, "[0, 1]")
+
+
+Scheduler = Cosine | Constant | OneCycle | WarmRestarts
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,16 @@ class TrainerConfig:
         precision: ``auto`` is bf16-mixed on a GPU that has it and 32-true elsewhere.
         gradient_clip_norm: Largest global gradient norm; null does not clip.
         num_workers: Loader processes for images that are not held in memory.
+        accumulation: Parts in which each batch is computed, their gradients added up: the same step in less memory,
+            except that BatchNorm in training sees the smaller parts.
+        on_out_of_memory: ``accumulate`` doubles ``accumulation`` and does the step again; ``fail`` ends the run.
+        ema_decay: In (0, 1): val, test and checkpoint use an exponential moving average of the weights, fresh in each
+            phase; null uses the weights themselves.
+        early_stopping_patience: Validations without a better one, in the last phase, after which it ends; null never.
+        gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
+        memory_format: Layout of images and convolution weights in memory; changes speed, and results by rounding.
+        compile_backend: Of ``torch.compile`` for the training step; null does not compile.
+        resume_interval_s: At the end of an epoch, write what a resume needs if the last time was this long ago.
     """
 
     name: Literal["default"]
@@ -30,13 +40,26 @@ class TrainerConfig:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     gradient_clip_norm: float | None
     num_workers: int
+    accumulation: int
+    on_out_of_memory: Literal["accumulate", "fail"]
+    ema_decay: float | None
+    early_stopping_patience: int | None
+    gradient_checkpointing: bool
+    memory_format: Literal["contiguous", "channels_last"]
+    compile_backend: Literal["inductor", "aot_eager", "eager"] | None
+    resume_interval_s: float
 
     def __post_init__(self) -> None:
-        for key in ("max_epochs", "batch_size", "eval_batch_size"):
+        for key in ("max_epochs", "batch_size", "eval_batch_size", "accumulation"):
             require(getattr(self, key) > 0, key, getattr(self, key), "1 or more")
         clip = self.gradient_clip_norm
         require(clip is None or clip > 0, "gradient_clip_norm", clip, "a number above 0, or null")
         require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or more")
+        require(self.accumulation <= self.batch_size, "accumulation", self.accumulation, "at most batch_size")
+        decay, patience = self.ema_decay, self.early_stopping_patience
+        require(decay is None or 0 < decay < 1, "ema_decay", decay, "(0, 1), or null")
+        require(patience is None or patience > 0, "early_stopping_patience", patience, "1 or more, or null")
+        require(self.resume_interval_s >= 0, "resume_interval_s", self.resume_interval_s, "0 or more seconds")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,15 +60,15 @@ class TrainConfig:
             "letters, digits and . _ - (at most 100)",
         )
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
-        if self.optimizer.lr is None and self.optimizer.name not in self.freeze_strategy.base_lr:
+        if self.optimizer.lr is None and self.optimizer.rule not in self.freeze_strategy.base_lr:
             raise ConfigError(
                 "optimizer.lr",
-                f"null, and {self.freeze_strategy.name} has no rule for {self.optimizer.name}",
-                f"give optimizer.lr, or freeze_strategy.base_lr.{self.optimizer.name}",
+                f"null, and {self.freeze_strategy.name} has no rule for {self.optimizer.rule}",
+                f"give optimizer.lr, or freeze_strategy.base_lr.{self.optimizer.rule}",
             )
 
     def base_lr(self) -> float:
         """The base learning rate: ``optimizer.lr``, or the strategy's rule times ``optimizer.lr_factor``."""
         if self.optimizer.lr is not None:
             return self.optimizer.lr
-        return self.freeze_strategy.base_lr[self.optimizer.name] * self.optimizer.lr_factor
+        return self.freeze_strategy.base_lr[self.optimizer.rule] * self.optimizer.lr_factor

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from tl_experiments.config.optimization import Supervised
@@ -21,7 +22,7 @@ class SupervisedObjective:
 
     label_smoothing: float
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+    def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         """Mean loss of a batch, a scalar in float32."""
         logits = model(batch["image"]).float()
         return functional.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)

@@ -63,14 +63,13 @@ def run_job(job: Job, folder: Path, threads: int | None) -> tuple[State, str | N
 
 def how_it_ended(error: Exception) -> tuple[State, str]:
     """State and one-line cause of a run that raised ``error``."""
-    import torch
+    from tl_experiments.training.memory import is_out_of_memory
 
     if isinstance(error, DivergedError):
         return "diverged", str(error)
     if isinstance(error, UserError):
         return "failed", str(error)
-    # the second is how torch says that the CPU's memory is out
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+    if is_out_of_memory(error):
         return "oom", f"{_first_line(error)} -> {OUT_OF_MEMORY_HINT}"
     return "failed", f"{type(error).__name__}: {_first_line(error)}"
 

@@ -13,7 +13,7 @@ from tl_experiments.training.build import Parts
 from tl_experiments.training.environment import environment, peak_memory_bytes
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import arm
-from tl_experiments.training.metrics import Predictions
+from tl_experiments.training.module import TransferModule
 from tl_experiments.training.summary import trained_parameters
 
 
@@ -29,12 +29,13 @@ def make_record(
     identity: str,
     parts: Parts,
     history: History,
-    test: Predictions,
+    module: TransferModule,
     accelerator: str,
     precision: str,
-    started: float,
 ) -> RunRecord:
-    """The record of a run that has just been tested; ``started`` is ``time.perf_counter()`` at its start."""
+    """The record of a run that has just been tested by ``module``, the last phase's."""
+    test = module.predictions
+    assert test is not None
     spec, layout = parts.data.spec, parts.model.layout
     trained = {name: size for phase in parts.phases for name, size in trained_parameters(parts, phase).items()}
     return RunRecord(
@@ -52,6 +53,8 @@ def make_record(
         },
         metrics={"val": history.best, "test": test.metrics()},
         best_step=history.best_step,
+        last_step=module.step,
+        accumulation=module.accumulation,
         phases=tuple(
             {
                 "first_step": phase.first_step,
@@ -67,9 +70,23 @@ def make_record(
         learning_rate=parts.lr,
         weights=dataclasses.asdict(parts.weights),
         still_rising=history.still_rising(),
-        wall_clock_s=time.perf_counter() - started,
+        wall_clock_s=time.perf_counter() - history.started,
         pretraining_s=parts.weights.pretraining_s,
         peak_memory_bytes=peak_memory_bytes(accelerator),
         environment=environment(accelerator, precision),
-        notes=parts.notes,
+        notes=(*parts.notes, *_training_notes(cfg, module)),
     )
+
+
+def _training_notes(cfg: TrainConfig, module: TransferModule) -> tuple[str, ...]:
+    notes = []
+    if module.accumulation > cfg.trainer.accumulation:
+        notes.append(
+            f"Memory ran out: batches of {cfg.trainer.batch_size} were computed in {module.accumulation} parts."
+        )
+    if module.step < module.phase.end_step:
+        notes.append(
+            f"Stopped early after step {module.step} of {module.phase.end_step}: "
+            f"no better val for {cfg.trainer.early_stopping_patience} validations."
+        )
+    return tuple(notes)

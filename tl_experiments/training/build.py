@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from tl_experiments.backbones.layout import layout_of
 from tl_experiments.backbones.timm_backbone import TimmBackbone, build_backbone
 from tl_experiments.backbones.weights import WeightsReport
@@ -17,6 +19,8 @@ from tl_experiments.strategies.plans import check_plan
 from tl_experiments.training.model import TransferModel
 from tl_experiments.training.phases import PhaseSteps, phase_steps
 from tl_experiments.types import Objective
+
+_MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ def build(cfg: TrainConfig) -> Parts:
     plan = cfg.freeze_strategy.plan(layout)
     check_plan(plan, layout)
     phases = phase_steps(plan, data.steps_per_epoch, cfg.trainer.max_epochs)
-    model = TransferModel(backbone, head, layout)
+    model = TransferModel(backbone, head, layout, _MEMORY_FORMATS[cfg.trainer.memory_format])
+    if cfg.trainer.gradient_checkpointing:
+        backbone.checkpoint_gradients()
     return Parts(data, model, backbone.report, build_objective(cfg.objective), phases, cfg.base_lr(), _notes(backbone))
 
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import signal
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytorch_lightning as pl
-import torch
 
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.seeds import derive
 from tl_experiments.training.build import Parts
 from tl_experiments.training.history import History
+from tl_experiments.training.identity import job_id
 from tl_experiments.training.module import TransferModule
+from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.progress import progress_bars
+from tl_experiments.training.resume import ResumePoint, read_resume_point
+
+logger = logging.getLogger(__name__)
 
 
 def fit(
     cfg: TrainConfig, parts: Parts, history: History, accelerator: str, precision: str
 ) -> tuple[pl.Trainer, TransferModule]:
-    """One fit a phase; ``history`` holds the chosen weights afterwards.
+    """One fit a phase, from the newest resume point in the run's folder; ``history`` then holds the chosen weights.
 
     The start of the last phase is validated too: it may be the best there is.
 
@@ -30,32 +35,94 @@ def fit(
         The last phase's trainer and module.
     """
     _quieten_lightning()
+    saver = _Saver(cfg, parts, history)
+    point = saver.restore()
+    done = point.step if point else 0
+    accumulation = point.accumulation if point else cfg.trainer.accumulation
     for phase in parts.phases:
-        torch.manual_seed(derive(cfg.seed, "training", phase.number))  # dropout and the like
-        module = TransferModule(
-            parts.model, parts.objective, parts.data, phase, cfg.optimizer, cfg.scheduler, parts.lr, history
-        )
-        trainer = pl.Trainer(
-            accelerator=accelerator,
-            devices=1,
-            precision=precision,  # type: ignore[arg-type]
-            max_epochs=len(phase.chunks),
-            reload_dataloaders_every_n_epochs=1,  # a chunk is one of Lightning's epochs
-            gradient_clip_val=cfg.trainer.gradient_clip_norm,
-            num_sanity_val_steps=0,
-            inference_mode=False,  # images decoded during a validation are trained on later
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,  # Lightning's own; ours is a callback
-            callbacks=progress_bars(phase),
-            default_root_dir=history.folder,
-        )
+        if phase.end_step <= done and not phase.last:
+            continue
+        inside = point if point is not None and phase.first_step < point.step else None
+        module = TransferModule(cfg, parts, phase, history, point=inside, accumulation=accumulation, save=saver.save)
+        trainer = _trainer(cfg, phase, len(module.chunks), history, accelerator, precision)
         with _interrupts_pass():
-            if phase.last:
+            if phase.last and inside is None:
                 trainer.validate(module, verbose=False)
-            trainer.fit(module)
+            if module.chunks and not module.out_of_patience():
+                trainer.fit(module)
+        accumulation = module.accumulation
     return trainer, module
+
+
+def _trainer(
+    cfg: TrainConfig, phase: PhaseSteps, chunks: int, history: History, accelerator: str, precision: str
+) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        max_epochs=chunks,  # a chunk is one of Lightning's epochs
+        reload_dataloaders_every_n_epochs=1,
+        gradient_clip_val=cfg.trainer.gradient_clip_norm,
+        num_sanity_val_steps=0,
+        inference_mode=False,  # images decoded during a validation are trained on later
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,  # Lightning's own; ours is a callback
+        callbacks=progress_bars(phase),
+        default_root_dir=history.folder,
+    )
+
+
+class _Saver:
+    """Writes and reads the resume points of one run."""
+
+    def __init__(self, cfg: TrainConfig, parts: Parts, history: History) -> None:
+        self._cfg, self._parts, self._history = cfg, parts, history
+        self._last = time.perf_counter()
+        self._run = {
+            "job": job_id(cfg),
+            "data": parts.data.spec.fingerprint,
+            "weights": parts.weights.sha256 or parts.weights.source,
+            **{f"phase {phase.number}": _digest(phase) for phase in parts.phases},
+        }
+
+    def restore(self) -> ResumePoint | None:
+        """The newest point, after model and history have been put there."""
+        point = read_resume_point(self._history.folder, self._run)
+        if point is not None:
+            self._parts.model.load_state_dict(point.model, strict=False)
+            self._history.load_state(point.history)
+            self._history.started -= point.elapsed_s
+            logger.info("resuming  after step %d of %d", point.step, self._parts.phases[-1].end_step)
+        return point
+
+    def save(self, module: TransferModule) -> None:
+        """Write a point if the last one is old enough."""
+        now = time.perf_counter()
+        if now - self._last < self._cfg.trainer.resume_interval_s:
+            return
+        state = module.model.state_dict()
+        begun = [phase for phase in self._parts.phases if phase.first_step < module.step]
+        changed = {name for phase in begun for name in phase.changeable(module.model)}
+        ResumePoint(
+            run=self._run,
+            step=module.step,
+            model={name: state[name] for name in state if name in changed},
+            optimizer=module.torch_optimizer().state_dict(),
+            ema=module.ema.average if module.ema else {},
+            history=self._history.state(),
+            accumulation=module.accumulation,
+            elapsed_s=now - self._history.started,
+        ).write(self._history.folder)
+        self._last = time.perf_counter()
+
+
+def _digest(phase: PhaseSteps) -> str:
+    content = hashlib.sha256(repr(sorted(phase.phase.lr_multiplier.items())).encode()).hexdigest()[:8]
+    steps, n = f"{phase.first_step} to {phase.end_step}", len(phase.phase.lr_multiplier)
+    return f"steps {steps}, {n} tensors, norm statistics {phase.phase.norm_stats}, rates {content}"
 
 
 @contextmanager

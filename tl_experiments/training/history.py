@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tl_experiments.records import METRICS_FILE
+from tl_experiments.records import METRICS_FILE, write_atomically
 from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.phases import PhaseSteps
 
@@ -43,14 +43,22 @@ class History:
         (self.folder / METRICS_FILE).unlink(missing_ok=True)  # of an attempt that did not finish
 
     def enter(
-        self, model: nn.Module, phase: PhaseSteps, step: int, val: Predictions, train_loss: float | None, now: float
+        self,
+        model: nn.Module,
+        phase: PhaseSteps,
+        step: int,
+        val: Predictions,
+        train_loss: float | None,
+        now: float,
+        lr: float | None = None,
     ) -> None:
-        """Enter the validation after ``step`` optimizer steps of the run."""
+        """Enter the validation after ``step`` optimizer steps of the run; ``lr`` is the head's rate in the last one."""
         metrics = val.metrics()
         line = {
             "step": step,
             "epoch": step / self.steps_per_epoch,
             "phase": phase.number,
+            "learning_rate": lr,
             "train_loss": train_loss,
             **{f"val_{name}": value for name, value in metrics.items()},
             "seconds": now - self.started,
@@ -65,7 +73,7 @@ class History:
         )  # fmt: skip
         if phase.last and self._is_better(metrics):
             self.best, self.best_step, self.best_predictions = metrics, step, val
-            self._best_state = _changeable(model, phase)
+            self._best_state = {name: model.state_dict()[name].detach().clone() for name in phase.changeable(model)}
 
     def restore_best(self, model: nn.Module) -> None:
         """Put the best weights back into the model."""
@@ -78,13 +86,29 @@ class History:
         early = [line["val_accuracy"] for line in self.lines if line["step"] <= 0.75 * steps[-1]]
         return bool(early and late) and max(late) > max(early)
 
+    def validations_since_best(self) -> int:
+        """Validations after the best one; 0 before the last phase has one."""
+        return sum(line["step"] > self.best_step for line in self.lines) if self.best else 0
+
+    def state(self) -> dict[str, Any]:
+        """Everything in it, as tensors and plain values."""
+        best = self.best_predictions
+        return {
+            "lines": list(self.lines),
+            "best": dict(self.best),
+            "best_step": self.best_step,
+            "best_predictions": None if best is None else (best.index, best.label, best.logits),
+            "best_state": self._best_state,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from ``state()``; ``metrics.jsonl`` is written anew as it was then."""
+        self.lines, self.best, self.best_step = state["lines"], state["best"], state["best_step"]
+        self.best_predictions = Predictions(*state["best_predictions"]) if state["best_predictions"] else None
+        self._best_state = state["best_state"]
+        write_atomically(self.folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in self.lines))
+
     def _is_better(self, metrics: dict[str, float]) -> bool:
         if not self.best:
             return True
         return (metrics["accuracy"], -metrics["nll"]) > (self.best["accuracy"], -self.best["nll"])
-
-
-def _changeable(model: nn.Module, phase: PhaseSteps) -> dict[str, Tensor]:
-    """Copies of everything that the phase can change: its parameters and all buffers."""
-    frozen = {name for name, _ in model.named_parameters()} - phase.phase.lr_multiplier.keys()
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name not in frozen}

@@ -2,108 +2,178 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from tl_experiments.config.optimization import Optimizer, Scheduler
-from tl_experiments.data.datamodule import TransferDataModule
+from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import DivergedError
+from tl_experiments.seeds import derive
 from tl_experiments.strategies.apply import param_groups
 from tl_experiments.training.audit import FreezeAudit
+from tl_experiments.training.build import Parts
+from tl_experiments.training.ema import Ema
 from tl_experiments.training.history import History
+from tl_experiments.training.memory import is_out_of_memory, release_memory, split_batch
 from tl_experiments.training.metrics import Predictions
-from tl_experiments.training.model import TransferModel
 from tl_experiments.training.optimization import build_optimizer, schedule
 from tl_experiments.training.phases import PhaseSteps
-from tl_experiments.types import Batch, Objective
+from tl_experiments.training.resume import ResumePoint
+from tl_experiments.types import Batch
+
+logger = logging.getLogger(__name__)
 
 
 class TransferModule(pl.LightningModule):
     """Trains one phase of a plan; a run is one module after another over the same model.
 
     Args:
-        model: Backbone and head; its state is the only thing that passes from phase to phase.
-        objective: What is minimised.
-        data: Where batches come from.
+        cfg: Of the run.
+        parts: Model, data, objective. The model's state is the only thing that passes from phase to phase.
         phase: What trains, over which optimizer steps, in which chunks between validations.
-        optimizer: Fresh in each phase.
-        scheduler: Fresh in each phase.
-        lr: Base learning rate.
         history: Where each validation is entered.
+        point: Where to go on; None begins the phase.
+        accumulation: Parts in which each batch is computed.
+        save: Called at the end of each chunk with what a resume needs.
     """
 
     def __init__(
         self,
-        model: TransferModel,
-        objective: Objective,
-        data: TransferDataModule,
+        cfg: TrainConfig,
+        parts: Parts,
         phase: PhaseSteps,
-        optimizer: Optimizer,
-        scheduler: Scheduler,
-        lr: float,
         history: History,
+        *,
+        point: ResumePoint | None,
+        accumulation: int,
+        save: Callable[[TransferModule], None],
     ) -> None:
         super().__init__()
-        self.model = model
-        self.objective = objective
-        self.data = data
+        self.cfg = cfg
+        self.parts = parts
+        self.model = parts.model
         self.phase = phase
-        self.optimizer_cfg = optimizer
-        self.scheduler_cfg = scheduler
-        self.lr = lr
         self.history = history
+        self.accumulation = accumulation
+        self.point = point
+        self.chunks = phase.chunks_from(point.step if point else phase.first_step)
         self.audit: FreezeAudit | None = None
         self.predictions: Predictions | None = None
+        self.ema: Ema | None = None
+        self._save = save
+        self._schedule = schedule(cfg.scheduler, phase.steps)
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._losses: list[Tensor] = []
-        model.begin(phase.phase)
+        parts.model.begin(phase.phase)
+        backend = cfg.trainer.compile_backend  # compiled anew in each phase, which has gradients of its own
+        self._compute = torch.compile(parts.model.forward, backend=backend) if backend else parts.model
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps of the run that are done."""
+        return (self.chunks[0][0] if self.chunks else self.phase.end_step) + self.global_step
 
     # Data: Lightning asks for a loader at the start of each of its epochs, which are our chunks.
 
     def train_dataloader(self) -> Iterable[Any]:
-        return self.data.train_batches(*self.phase.chunks[self.trainer.current_epoch])
+        return self.parts.data.train_batches(*self.chunks[self.trainer.current_epoch])
 
     def val_dataloader(self) -> Iterable[Any]:
-        return self.data.eval_loader("val")
+        return self.parts.data.eval_loader("val")
 
     # Training
 
-    def configure_optimizers(self) -> Any:
-        groups = param_groups(self.model, self.phase.phase, self.lr, self.optimizer_cfg.weight_decay)
-        optimizer = build_optimizer(self.optimizer_cfg, groups)
-        multiplier = schedule(self.scheduler_cfg, self.phase.steps)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, multiplier)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        groups = param_groups(self.model, self.phase.phase, self.parts.lr, self.cfg.optimizer.weight_decay)
+        optimizer = build_optimizer(self.cfg.optimizer, groups)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        if self.point is not None:
+            optimizer.load_state_dict(self.point.optimizer)
+        return optimizer
 
     def on_fit_start(self) -> None:
         # Lightning keeps the modes that it finds here, so they must be right before it looks.
         self.model.train()
+        if self.cfg.trainer.ema_decay is not None:
+            self.ema = Ema(self.model, self.phase.changeable(self.model), self.cfg.trainer.ema_decay)
+            if self.point is not None:
+                self.ema.load(self.point.ema)
 
     def on_train_start(self) -> None:
-        self.audit = FreezeAudit(self.model, self.model.layout, self.phase.phase, self._optimizer())
+        self.audit = FreezeAudit(self.model, self.model.layout, self.phase.phase, self.torch_optimizer())
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout and the like: a function of the step at which the chunk begins, so that a resume repeats it.
+        torch.manual_seed(derive(self.cfg.seed, "training", self.step))
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        multiplier = self._schedule(self.step - self.phase.first_step)
+        for group in self.torch_optimizer().param_groups:
+            group["lr"] = group["initial_lr"] * multiplier
+
+    def optimizer_zero_grad(self, *_: Any) -> None:
+        """Nothing: Lightning asks between forward and backward, when gradients of earlier parts are there already."""
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """One step, computed in smaller parts if the memory does not hold it."""
+        while True:
+            try:
+                return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+            except RuntimeError as error:
+                smallest = self.accumulation >= self.cfg.trainer.batch_size
+                if smallest or self.cfg.trainer.on_out_of_memory == "fail" or not is_out_of_memory(error):
+                    raise
+            self.accumulation = min(2 * self.accumulation, self.cfg.trainer.batch_size)
+            self.torch_optimizer().zero_grad()
+            release_memory()
+            logger.warning(
+                "out of memory at step %d: batches of %d are computed in %d parts from here on",
+                self.step + 1, self.cfg.trainer.batch_size, self.accumulation,
+            )  # fmt: skip
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
-        loss = self.objective.loss(self.model, batch)
-        self._losses.append(loss.detach())
+        """The loss of the batch; gradients of all parts but the last are added up on the way."""
+        self.torch_optimizer().zero_grad()
+        *earlier, last = split_batch(batch, self.accumulation)
+        n = len(batch["label"])
+        total = torch.zeros((), device=self.device)
+        for part in earlier:
+            loss = self.parts.objective.loss(self._compute, part) * (len(part["label"]) / n)
+            total += loss.detach()
+            self.trainer.strategy.backward(
+                loss, None
+            )  # with the precision plugin's scaling, as Lightning does the last
+        loss = self.parts.objective.loss(self._compute, last) * (len(last["label"]) / n)
+        self._losses.append(total + loss.detach())
         return loss
 
     def on_train_batch_end(self, *_: Any) -> None:
         assert self.audit is not None
-        self.audit.see_step(self._optimizer())  # gradients are still there, clipped as they were used
-        if self.audit.is_due(self.global_step, self.phase.steps):
+        if self.ema is not None:
+            self.ema.update(self.model)
+        self.audit.see_step(self.torch_optimizer())  # gradients are still there, clipped as they were used
+        if self.audit.is_due(self.global_step, self.phase.end_step - self.chunks[0][0]):
             self._refuse_non_finite_losses()
             self.audit.check(f"after {self.global_step} steps of the phase")
+
+    def on_train_epoch_end(self) -> None:
+        """Lightning calls this after the validation at the end of the chunk."""
+        self._save(self)
 
     def on_train_end(self) -> None:
         assert self.audit is not None
         self.audit.check_frozen("at the end of the phase")
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def torch_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer inside Lightning's."""
         optimizer = self.optimizers()
         assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
         return optimizer.optimizer
@@ -112,12 +182,20 @@ class TransferModule(pl.LightningModule):
         """One transfer from the device a chunk, instead of one a step."""
         finite = torch.isfinite(torch.stack(self._losses)).cpu()
         if not finite.all():
-            first = self.phase.first_step + self.global_step - len(finite) + int((~finite).nonzero()[0]) + 1
+            first = self.step - len(finite) + int((~finite).nonzero()[0]) + 1
             raise DivergedError(
                 "training", f"the loss is not finite at step {first}", "lower optimizer.lr or optimizer.lr_factor"
             )
 
     # Validation and test
+
+    def on_validation_start(self) -> None:
+        if self.ema is not None:
+            self.ema.swap(self.model)
+
+    def on_validation_end(self) -> None:
+        if self.ema is not None:
+            self.ema.swap(self.model)
 
     def _collect(self, batch: Batch, _index: int) -> None:
         logits = self.model(batch["image"]).float()
@@ -131,9 +209,8 @@ class TransferModule(pl.LightningModule):
         self._outputs.clear()
         self.predictions = Predictions(index, label, logits)
         if not self.predictions.finite():
-            step = self.phase.first_step + self.global_step
             raise DivergedError(
-                "training", f"outputs are not finite at step {step}", "lower optimizer.lr or optimizer.lr_factor"
+                "training", f"outputs are not finite at step {self.step}", "lower optimizer.lr or optimizer.lr_factor"
             )
         return self.predictions
 
@@ -142,8 +219,20 @@ class TransferModule(pl.LightningModule):
             self._refuse_non_finite_losses()
         train_loss = float(torch.stack(self._losses).mean()) if self._losses else None
         self._losses.clear()
-        step = self.phase.first_step + self.global_step
-        self.history.enter(self.model, self.phase, step, self._gather(), train_loss, time.perf_counter())
+        lr = self._last_lr() if train_loss is not None else None
+        val = self._gather()
+        self.history.enter(self.model, self.phase, self.step, val, train_loss, time.perf_counter(), lr)
+        if self.out_of_patience():
+            self.trainer.should_stop = True
+
+    def out_of_patience(self) -> bool:
+        """Whether early stopping ends the phase here."""
+        patience = self.cfg.trainer.early_stopping_patience
+        return patience is not None and self.phase.last and self.history.validations_since_best() >= patience
 
     def on_test_epoch_end(self) -> None:
         self._gather()
+
+    def _last_lr(self) -> float:
+        """The base rate in the step that was just done."""
+        return self.parts.lr * self._schedule(self.step - 1 - self.phase.first_step)

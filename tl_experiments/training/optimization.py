@@ -8,31 +8,93 @@ from typing import Any
 
 import torch
 
-from tl_experiments.config.optimization import AdamW, Optimizer, Scheduler
+from tl_experiments.config.optimization import AdamW, OneCycle, Optimizer, Scheduler, Timm, WarmRestarts
+from tl_experiments.config.typed import did_you_mean
+from tl_experiments.errors import ConfigError
 
 
 def build_optimizer(cfg: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimizer over ``groups``, each of which carries its own ``lr`` and ``weight_decay``."""
+    """The optimizer over ``groups``, each of which carries its own ``lr`` and ``weight_decay``.
+
+    Raises:
+        ConfigError: timm has no such optimizer, or it refuses its arguments.
+    """
     if isinstance(cfg, AdamW):
         return torch.optim.AdamW(groups, betas=(cfg.betas[0], cfg.betas[1]))
+    if isinstance(cfg, Timm):
+        return _timm_optimizer(cfg, groups)
     return torch.optim.SGD(groups, momentum=cfg.momentum, nesterov=cfg.nesterov)
+
+
+def _timm_optimizer(cfg: Timm, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+
+    known = [str(name) for name in list_optimizers()]
+    if cfg.algorithm not in known:
+        raise ConfigError(
+            "optimizer.algorithm",
+            f"timm has no optimizer {cfg.algorithm!r}",
+            did_you_mean(cfg.algorithm, known),
+        )
+    try:
+        # Each group has a rate of its own; without a rate here Adafactor and others would take one of theirs instead.
+        return create_optimizer_v2(
+            groups, cfg.algorithm, lr=groups[0]["lr"], weight_decay=cfg.weight_decay, filter_bias_and_bn=False,
+            **cfg.kwargs,
+        )  # fmt: skip
+    except (TypeError, ValueError, AssertionError, ImportError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            "optimizer", f"timm cannot make {cfg.algorithm} of these options ({reason})", "see optimizer.kwargs"
+        ) from None
 
 
 def schedule(cfg: Scheduler, steps: int) -> Callable[[int], float]:
     """Multiplier of the learning rate at step 0, 1, ... of a phase of ``steps`` steps, in [0, 1].
 
-    Warm-up rises linearly from above 0 and reaches 1 with the first step after it. Then ``constant`` stays, and
-    ``cosine`` falls to ``final_fraction``, which it would reach one step after the last (Loshchilov & Hutter, 2017,
-    without restarts).
+    A pure function of the step, so that a resumed phase goes on where it was, and each group keeps its own rate.
     """
+    if isinstance(cfg, OneCycle):
+        return _one_cycle(cfg, steps)
+    if isinstance(cfg, WarmRestarts):
+        return _warm_restarts(cfg, steps)
     warmup = round(cfg.warmup_fraction * steps)
 
     def multiplier(step: int) -> float:
+        """Linear from above 0, reaching 1 with the first step after the warm-up; then the cosine or a constant."""
         if step < warmup:
             return (step + 1) / (warmup + 1)
         if cfg.name == "constant":
             return 1.0
-        progress = min(1.0, (step - warmup) / max(1, steps - warmup))
-        return cfg.final_fraction + (1 - cfg.final_fraction) * 0.5 * (1 + math.cos(math.pi * progress))
+        return _half_cosine(1.0, cfg.final_fraction, (step - warmup) / max(1, steps - warmup))
+
+    return multiplier
+
+
+def _half_cosine(start: float, end: float, progress: float) -> float:
+    """From ``start`` at progress 0 to ``end`` at 1; a schedule without warm-up reaches 1 one step after its last."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _one_cycle(cfg: OneCycle, steps: int) -> Callable[[int], float]:
+    """Peak and end fall on steps, as in torch's OneCycleLR; a phase of one step has the peak alone."""
+    peak = cfg.warmup_fraction * steps - 1
+
+    def multiplier(step: int) -> float:
+        if step < peak:
+            return _half_cosine(cfg.initial_fraction, 1.0, step / peak)
+        return _half_cosine(1.0, cfg.final_fraction, (step - max(peak, 0)) / max(1.0, steps - 1 - max(peak, 0)))
+
+    return multiplier
+
+
+def _warm_restarts(cfg: WarmRestarts, steps: int) -> Callable[[int], float]:
+    shares = [cfg.cycle_multiplier**cycle for cycle in range(cfg.cycles)]
+    ends = [round(steps * sum(shares[: cycle + 1]) / sum(shares)) for cycle in range(cfg.cycles)]
+
+    def multiplier(step: int) -> float:
+        cycle = next((number for number, end in enumerate(ends) if step < end), cfg.cycles - 1)
+        start = ends[cycle - 1] if cycle else 0
+        return _half_cosine(1.0, cfg.final_fraction, (step - start) / max(1, ends[cycle] - start))
 
     return multiplier

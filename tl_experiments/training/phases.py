@@ -7,6 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from tl_experiments.types import Phase
 
 
@@ -39,7 +41,21 @@ class PhaseSteps:
     @property
     def steps(self) -> int:
         """Optimizer steps in the phase."""
-        return self.chunks[-1][1] - self.chunks[0][0]
+        return self.end_step - self.first_step
+
+    @property
+    def end_step(self) -> int:
+        """Global number of the first optimizer step after the phase."""
+        return self.chunks[-1][1]
+
+    def chunks_from(self, step: int) -> tuple[tuple[int, int], ...]:
+        """The chunks that are left when ``step`` optimizer steps of the run are done."""
+        return tuple(chunk for chunk in self.chunks if chunk[0] >= step)
+
+    def changeable(self, model: nn.Module) -> list[str]:
+        """Names in the model's state of everything that the phase can change: its parameters and all buffers."""
+        frozen = {name for name, _ in model.named_parameters()} - self.phase.lr_multiplier.keys()
+        return [name for name in model.state_dict() if name not in frozen]
 
 
 def phase_steps(plan: Sequence[Phase], steps_per_epoch: int, epochs: int) -> tuple[PhaseSteps, ...]:

@@ -20,6 +20,7 @@ from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.outputs import write_checkpoint, write_predictions
+from tl_experiments.training.resume import remove_resume_points
 from tl_experiments.training.summary import layout_table, summary_lines
 
 logger = logging.getLogger(__name__)
@@ -66,8 +67,9 @@ def run(cfg: TrainConfig, folder: Path | str | None = None) -> RunRecord:
     write_predictions(target, splits, {split: parts.data.item_ids(split) for split in splits}, classes)
     facts = {"backbone": cfg.backbone.name, "classes": classes, "job_id": identity}
     write_checkpoint(target, parts.model, {**facts, "input": dataclasses.asdict(parts.model.backbone.input_spec)})
-    record = make_record(cfg, identity, parts, history, module.predictions, accelerator, precision, started)
+    record = make_record(cfg, identity, parts, history, module, accelerator, precision)
     record.write(target)
+    remove_resume_points(target)
     logger.info(
         "test      accuracy %.4f  macro F1 %.4f  nll %.4f  with the weights of epoch %.4g  %.1f s -> %s",
         *(record.metrics["test"][name] for name in ("accuracy", "macro_f1", "nll")),
