@@ -6,6 +6,7 @@ Nothing heavy is imported before the verb needs it: help and errors in the confi
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``tl``; ends the process with 0, 1 (a job failed), 2 (bad config or data) or 130 (interrupted)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = any(argument.strip().lower() == "debug=true" for argument in given)
+    debug = any(re.fullmatch(r"\+?debug=(?!none|false).+", argument, re.IGNORECASE) for argument in given)
     try:
         code = _dispatch(given)
     except UserError as error:

@@ -21,7 +21,8 @@ METRICS_FILE = "metrics.jsonl"
 # Config keys that change no result: where a job runs, who watches, where it is written.
 NOT_IN_THE_RESULT = frozenset(
     {
-        *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "debug"),
+        *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed"),
+        *("debug.name", "debug.traceback"),
         *(
             "trainer.num_workers",
             "trainer.eval_batch_size",

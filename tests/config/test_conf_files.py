@@ -9,7 +9,7 @@ import re
 import pytest
 import timm
 
-from tl_experiments.config import compose, datasets, optimization, schema
+from tl_experiments.config import backbones, compose, datasets, heads, optimization, running, schema, trackers
 from tl_experiments.config.compose import choices, conf_dir, groups
 from tl_experiments.config.timm_names import timm_names
 
@@ -19,7 +19,12 @@ EXPERIMENTS = list(choices("experiment"))
 
 @pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] != "experiment"])
 def test_every_choice_composes(group, choice, tmp_path):
-    free = {"timm": ["backbone.name=resnet18"], "image_folder": [f"dataset.root={tmp_path}"]}.get(choice, [])
+    needed = {
+        ("backbone", "timm"): ["backbone.name=resnet18"],
+        ("optimizer", "timm"): ["optimizer.algorithm=lamb", "optimizer.lr=0.002"],
+        ("dataset", "image_folder"): [f"dataset.root={tmp_path}"],
+    }
+    free = needed.get((group, choice), [])
     node = getattr(compose([f"{group}={choice}", *free]), group)
     if group != "backbone":
         assert node.name == choice  # one name everywhere
@@ -41,7 +46,7 @@ def test_names_of_classes_and_files_agree():
 
 def test_no_defaults_hide_in_the_schema():
     """A value that no YAML states would be a second place for defaults; strategies may, to be used in Python."""
-    for module in (datasets, optimization, schema):
+    for module in (backbones, datasets, heads, optimization, running, schema, trackers):
         own = [
             cls for _, cls in inspect.getmembers(module, dataclasses.is_dataclass) if cls.__module__ == module.__name__
         ]

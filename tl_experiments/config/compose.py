@@ -14,6 +14,8 @@ from tl_experiments.config.schema import TrainConfig
 from tl_experiments.config.typed import did_you_mean, keys, members, typed
 from tl_experiments.errors import ConfigError
 
+_DEBUG = {"debug=true": "debug=traceback", "debug=false": "debug=none"}
+
 
 @cache
 def conf_dir() -> Path:
@@ -71,8 +73,13 @@ def compose(overrides: Sequence[str] = (), verb: str = "train") -> TrainConfig:
 
 
 def open_mappings(overrides: Sequence[str]) -> list[str]:
-    """Let overrides add keys where any key is right, without Hydra's ``+``: in ``kwargs`` and ``base_lr``."""
+    """Let overrides add keys where any key is right, without Hydra's ``+``: in ``kwargs`` and ``base_lr``.
+
+    ``debug`` may be given as one adds a group, ``+debug=overfit``, or as a switch, ``debug=true``.
+    """
     free = re.compile(r"(backbone\.kwargs|optimizer\.kwargs|freeze_strategy\.base_lr)\b")
+    overrides = [_DEBUG.get(text.lower().removeprefix("+"), text) for text in overrides]
+    overrides = [text.removeprefix("+") if text.startswith("+debug=") else text for text in overrides]
     return [f"++{text}" if free.match(text) else text for text in overrides]
 
 

@@ -1,4 +1,4 @@
-"""Choices of the groups ``trainer``, ``feature_cache`` and ``executor``: how long, and on what."""
+"""Choices of the groups ``trainer``, ``debug``, ``feature_cache`` and ``executor``: how long, and on what."""
 
 from __future__ import annotations
 
@@ -60,6 +60,33 @@ class TrainerConfig:
         require(decay is None or 0 < decay < 1, "ema_decay", decay, "(0, 1), or null")
         require(patience is None or patience > 0, "early_stopping_patience", patience, "1 or more, or null")
         require(self.resume_interval_s >= 0, "resume_interval_s", self.resume_interval_s, "0 or more seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Debug:
+    """Ways to look into a run.
+
+    Args:
+        traceback: Show tracebacks.
+        images_per_split: Use no more than this many images of each split.
+        evaluate_on_train: Val and test are the training images.
+        profile: Profile a few training steps.
+    """
+
+    name: Literal["none", "traceback", "limit", "overfit", "profile"]
+    traceback: bool
+    images_per_split: int | None
+    evaluate_on_train: bool
+    profile: bool
+
+    def __post_init__(self) -> None:
+        images = self.images_per_split
+        require(images is None or images > 0, "images_per_split", images, "1 or more, or null")
+
+    @property
+    def no_result(self) -> bool:
+        """Whether the run's numbers say nothing about its arm."""
+        return self.images_per_split is not None or self.evaluate_on_train or self.profile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from tl_experiments.config.datasets import Augmentation, Dataset
 from tl_experiments.config.heads import Head
 from tl_experiments.config.optimization import Optimizer, Scheduler, Supervised
 from tl_experiments.config.ranges import require
-from tl_experiments.config.running import FeatureCacheOff, LocalExecutor, TrainerConfig
+from tl_experiments.config.running import Debug, FeatureCacheOff, LocalExecutor, TrainerConfig
 from tl_experiments.config.trackers import Tracker
 from tl_experiments.errors import ConfigError
 from tl_experiments.strategies.plans import Strategy
@@ -30,7 +30,6 @@ class TrainConfig:
         output_dir: Where sweeps go.
         print_layout: Show blocks, parameters, phases and learning rates instead of training.
         retry_failed: Run jobs again that failed earlier; without it they stay as they ended.
-        debug: Show tracebacks.
     """
 
     backbone: BackboneConfig
@@ -50,7 +49,7 @@ class TrainConfig:
     output_dir: str
     print_layout: bool
     retry_failed: bool
-    debug: bool
+    debug: Debug
 
     def __post_init__(self) -> None:
         require(

@@ -12,7 +12,7 @@ from tl_experiments.data.batches import batch_notes, eval_batches, step_batches,
 from tl_experiments.data.dataset import Batches, ImageItems, Preloaded, live_batches
 from tl_experiments.data.items import SPLITS, Split, fingerprint
 from tl_experiments.data.sources import open_dataset
-from tl_experiments.data.splits import Indices
+from tl_experiments.data.splits import Indices, few
 from tl_experiments.data.transforms import Geometry, train_transform
 from tl_experiments.types import Batch, DataSpec
 
@@ -31,6 +31,8 @@ class TransferDataModule(pl.LightningDataModule):
         batch_size: Training images a step.
         eval_batch_size: Images a batch on val and test.
         num_workers: Processes that decode images which are not held in memory.
+        images_per_split: Use at most this many of each split.
+        evaluate_on_train: Val and test are the training images.
 
     Attributes:
         spec: Classes, sizes, fingerprint and notes. The fingerprint covers contents and splits, not the label subset.
@@ -51,10 +53,13 @@ class TransferDataModule(pl.LightningDataModule):
         batch_size: int,
         eval_batch_size: int,
         num_workers: int,
+        images_per_split: int | None = None,
+        evaluate_on_train: bool = False,
     ) -> None:
         super().__init__()
         opened = open_dataset(cfg, seed)
-        self._source, self._splits = source, used = opened.source, opened.used
+        source, used = opened.source, few(opened.used, images_per_split, evaluate_on_train)
+        self._source, self._splits = source, used
         sizes: dict[str, int] = {split: used.indices[split].size for split in SPLITS}
         self.spec = DataSpec(
             source.classes,

@@ -116,6 +116,23 @@ def subset(
     return Splits(kept, tuple(notes))
 
 
+def few(splits: Splits, images: int | None, same: bool) -> Splits:
+    """At most ``images`` of each split, spread evenly over its order and so over the classes.
+
+    Args:
+        splits: All that is used.
+        images: 1 or more; None keeps all.
+        same: Whether val and test become the training images.
+    """
+    kept: dict[Split, Indices] = {split: splits.indices["train" if same else split] for split in SPLITS}
+    if images is not None:
+        kept = {
+            split: indices[np.linspace(0, indices.size - 1, min(images, indices.size)).round().astype(int)]
+            for split, indices in kept.items()
+        }
+    return Splits(kept, splits.notes)
+
+
 def stratified_split(orders: Mapping[str, Indices], carved: Mapping[Split, float]) -> dict[Split, Indices]:
     """Cut shares off the classes' orders; what remains is train. Every part gets at least one image of every class.
 

@@ -16,6 +16,8 @@ from tl_experiments.config.timm_names import check_backbone_name
 from tl_experiments.errors import ConfigError
 from tl_experiments.training.identity import job_id
 
+_CHANGES_NOTHING = re.compile(r"(executor|tracker|output_dir|retry_failed|debug=traceback|debug=none)\b")
+
 
 @dataclass(frozen=True)
 class Job:
@@ -48,10 +50,13 @@ def sweep_folder(jobs: Sequence[Job], overrides: Sequence[str]) -> Path:
     config = jobs[0].config
     if any((job.config.name, job.config.output_dir) != (config.name, config.output_dir) for job in jobs):
         raise ConfigError("name", "swept, but a sweep has one folder", "give one name= and one output_dir=")
+    parent = Path(config.output_dir)
+    if any(job.config.debug.no_result for job in jobs):
+        parent /= "debug"  # apart from what counts
     if config.name is not None:
-        return Path(config.output_dir) / config.name
-    ours = [text for text in overrides if not re.match(r"(executor|tracker|output_dir|retry_failed|debug)\b", text)]
+        return parent / config.name
+    ours = [text for text in overrides if not _CHANGES_NOTHING.match(text)]
     words = "-".join(re.sub(r"^[\w./@]*?(\w+)=", r"\1=", text) for text in ours)
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", words)[:60].strip("-_.")  # what needs no quotes on any command line
     digest = hashlib.sha256(json.dumps(sorted(ours)).encode()).hexdigest()[:8]
-    return Path(config.output_dir) / (f"{slug}-{digest}" if slug else f"defaults-{digest}")
+    return parent / (f"{slug}-{digest}" if slug else f"defaults-{digest}")

@@ -50,7 +50,7 @@ def run_job(job: Job, folder: Path, threads: int | None) -> tuple[State, str | N
     try:
         run(job.config, folder)
     except Exception as error:
-        if job.config.debug:
+        if job.config.debug.traceback:
             traceback.print_exc()
         state, cause = how_it_ended(error)
         if state == "failed" and not isinstance(error, UserError):

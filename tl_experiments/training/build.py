@@ -62,6 +62,8 @@ def build(cfg: TrainConfig) -> Parts:
         batch_size=cfg.trainer.batch_size,
         eval_batch_size=cfg.trainer.eval_batch_size,
         num_workers=cfg.trainer.num_workers,
+        images_per_split=cfg.debug.images_per_split,
+        evaluate_on_train=cfg.debug.evaluate_on_train,
     )
     head = build_head(cfg.head, backbone.feature_dim, len(data.spec.classes), derive(cfg.seed, "head"))
     layout = layout_of(backbone, head)
@@ -71,10 +73,16 @@ def build(cfg: TrainConfig) -> Parts:
     model = TransferModel(backbone, head, layout, _MEMORY_FORMATS[cfg.trainer.memory_format])
     if cfg.trainer.gradient_checkpointing:
         backbone.checkpoint_gradients()
-    return Parts(data, model, backbone.report, build_objective(cfg.objective), phases, cfg.base_lr(), _notes(backbone))
+    objective = build_objective(cfg.objective)
+    return Parts(data, model, backbone.report, objective, phases, cfg.base_lr(), _notes(cfg, backbone))
 
 
-def _notes(backbone: TimmBackbone) -> tuple[str, ...]:
+def _notes(cfg: TrainConfig, backbone: TimmBackbone) -> tuple[str, ...]:
+    debug = (f"A debug run ({cfg.debug.name}): its numbers are no result.",) if cfg.debug.no_result else ()
+    return (*debug, *_size_notes(backbone))
+
+
+def _size_notes(backbone: TimmBackbone) -> tuple[str, ...]:
     theirs, ours = backbone.report.image_size, backbone.input_spec.image_size
     if theirs is None or theirs == ours:
         return ()

@@ -18,6 +18,7 @@ from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.module import TransferModule
 from tl_experiments.training.phases import PhaseSteps
+from tl_experiments.training.profiling import StepProfiler
 from tl_experiments.training.progress import progress_bars
 from tl_experiments.training.resume import ResumePoint, read_resume_point
 
@@ -57,6 +58,9 @@ def fit(
 def _trainer(
     cfg: TrainConfig, phase: PhaseSteps, chunks: int, history: History, accelerator: str, precision: str
 ) -> pl.Trainer:
+    callbacks = progress_bars(phase)
+    if cfg.debug.profile and phase.number == 0:
+        callbacks.append(StepProfiler(history.folder / "profile"))
     return pl.Trainer(
         accelerator=accelerator,
         devices=1,
@@ -70,7 +74,7 @@ def _trainer(
         enable_checkpointing=False,
         enable_model_summary=False,
         enable_progress_bar=False,  # Lightning's own; ours is a callback
-        callbacks=progress_bars(phase),
+        callbacks=callbacks,
         default_root_dir=history.folder,
     )
 
