@@ -55,6 +55,31 @@ def write_atomically(path: Path, content: bytes | str) -> Path:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LrCurve:
+    """One learning-rate range test.
+
+    Args:
+        arm: As in ``RunRecord``.
+        seed: Of the test.
+        optimizer: Under which name rules are looked up.
+        rule: The base rate that a run of this config would have.
+        phase: Number of the strategy's phase that was tested.
+        learning_rates: Base rate of each step, rising.
+        losses: Training loss of each step, before its update.
+        environment: As in ``RunRecord``.
+    """
+
+    arm: Mapping[str, str]
+    seed: int
+    optimizer: str
+    rule: float
+    phase: int
+    learning_rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One finished run.
 

@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tl_experiments.config.schema import TrainConfig
+from tl_experiments.config.schema import LrConfig, TrainConfig
 from tl_experiments.config.typed import did_you_mean, keys, members, typed
 from tl_experiments.errors import ConfigError
 
@@ -48,7 +48,7 @@ def finish(plain: dict[str, Any]) -> TrainConfig:
     A strategy that re-initialises the backbone makes its weights irrelevant, so they are set to ``random``: the
     control arm of two weight files is one run, not two.
     """
-    cfg = typed(TrainConfig, plain)
+    cfg = typed(LrConfig if "lr_range" in plain else TrainConfig, plain)
     if cfg.freeze_strategy.reinitialize_backbone and cfg.backbone.weights != "random":
         cfg = replace(cfg, backbone=replace(cfg.backbone, weights="random"))
     return cfg
@@ -108,7 +108,7 @@ def resolve(plain: dict[str, Any]) -> dict[str, Any]:
 @cache
 def known_keys() -> frozenset[str]:
     """Every dotted key that some choice of a group has."""
-    return frozenset(keys(TrainConfig))
+    return frozenset(keys(LrConfig))
 
 
 def unknown_key(key: str) -> ConfigError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from tl_experiments.config.backbones import BackboneConfig
 from tl_experiments.config.datasets import Augmentation, Dataset
@@ -71,3 +72,32 @@ class TrainConfig:
         if self.optimizer.lr is not None:
             return self.optimizer.lr
         return self.freeze_strategy.base_lr[self.optimizer.rule] * self.optimizer.lr_factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrRange:
+    """The rates of a learning-rate range test.
+
+    Args:
+        min_lr: Base rate of the first step.
+        max_lr: Base rate of the last step.
+        steps: Number of steps, each at a higher rate.
+        phase: Which phase of the strategy to test.
+    """
+
+    min_lr: float
+    max_lr: float
+    steps: int
+    phase: Literal["first", "last"]
+
+    def __post_init__(self) -> None:
+        require(self.min_lr > 0, "min_lr", self.min_lr, "a number above 0")
+        require(self.max_lr > self.min_lr, "max_lr", self.max_lr, f"a number above min_lr {self.min_lr}")
+        require(self.steps >= 10, "steps", self.steps, "10 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LrConfig(TrainConfig):
+    """One job of ``tl lr``."""
+
+    lr_range: LrRange
