@@ -19,10 +19,12 @@ class Block:
     Args:
         name: Short name, unique in its layout, for example ``blocks.3``.
         parameters: Parameter name in the model -> number of elements, in the order of the model.
+        norms: Those of its parameters that belong to a normalisation layer.
     """
 
     name: str
     parameters: Mapping[str, int]
+    norms: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int:
