@@ -34,10 +34,17 @@ class Block:
 
 @dataclass(frozen=True)
 class ModelLayout:
-    """A backbone's blocks from the input to the output, then the head; each parameter stands in exactly one."""
+    """A backbone's blocks from the input to the output, then the head; each parameter stands in exactly one.
+
+    Args:
+        blocks: Of the backbone.
+        head: What is always new.
+        notes: What a reader of the results should know about the blocks, in whole sentences.
+    """
 
     blocks: tuple[Block, ...]
     head: Block
+    notes: tuple[str, ...] = ()
 
     @property
     def all_blocks(self) -> tuple[Block, ...]:

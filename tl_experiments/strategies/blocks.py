@@ -87,7 +87,8 @@ class Surgical:
 
 def _chosen(entry: str, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
     """The blocks that one entry of ``Surgical.blocks`` means."""
-    found = tuple(block for block in blocks if f"{block.name}.".startswith(f"{entry}."))
+    found = tuple(block for block in blocks if block.name == entry)
+    found = found or tuple(block for block in blocks if block.name.startswith(f"{entry}."))
     if entry in _THIRDS:
         third = _THIRDS.index(entry)
         found = blocks[round(third * len(blocks) / 3) : round((third + 1) * len(blocks) / 3)]

@@ -16,7 +16,7 @@ from tl_experiments.seeds import derive
 from tl_experiments.strategies.plans import check_plan
 from tl_experiments.training.model import TransferModel
 from tl_experiments.training.phases import PhaseSteps, phase_steps
-from tl_experiments.types import Objective
+from tl_experiments.types import ModelLayout, Objective
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,17 @@ def build(cfg: TrainConfig) -> Parts:
     check_plan(plan, layout)
     phases = phase_steps(plan, data.steps_per_epoch, cfg.trainer.max_epochs)
     model = TransferModel(backbone, head, layout)
-    return Parts(data, model, backbone.report, build_objective(cfg.objective), phases, cfg.base_lr(), _notes(backbone))
+    return Parts(
+        data, model, backbone.report, build_objective(cfg.objective), phases, cfg.base_lr(), _notes(backbone, layout)
+    )
 
 
-def _notes(backbone: TimmBackbone) -> tuple[str, ...]:
+def _notes(backbone: TimmBackbone, layout: ModelLayout) -> tuple[str, ...]:
     theirs, ours = backbone.report.image_size, backbone.input_spec.image_size
     if theirs is None or theirs == ours:
-        return ()
+        return layout.notes
     return (
         f"The weights were trained on images of {theirs} px and this run uses {ours} px: "
         f"backbone.preprocessing.image_size={theirs} would match.",
+        *layout.notes,
     )
