@@ -23,15 +23,16 @@ def layout_of(backbone: TimmBackbone, head: nn.Module) -> ModelLayout:
     """The layout of a model whose parameters are named ``backbone.net.*`` and ``head.*``.
 
     Blocks are timm's own groups (``group_matcher``), the finest ones: a residual block, a transformer layer. Where timm
-    names none, or where its groups miss parameters, hold several layers or are out of depth order, the blocks are
-    those of the module tree, and a note says so.
+    names none, or where its groups hold several layers or are out of depth order, the blocks are those of the module
+    tree, and a note says so.
     """
     net = backbone.net
     sizes = {name: parameter.numel() for name, parameter in net.named_parameters()}
     norms = norm_parameters(net)
-    groups, reason = _timm_groups(net, sizes)
+    groups, reason = _timm_groups(net)
     if reason:
         groups = tree_blocks(net)
+    assert sorted(itertools.chain(*groups)) == sorted(sizes)
     while len(groups) > 1 and _size(groups[-1], sizes) < _TAIL_SHARE * _size(groups[-2], sizes):
         groups[-2:] = [[*groups[-2], *groups[-1]]]
     blocks = tuple(
@@ -48,15 +49,13 @@ def layout_of(backbone: TimmBackbone, head: nn.Module) -> ModelLayout:
     return ModelLayout(blocks, head_block, notes)
 
 
-def _timm_groups(net: nn.Module, sizes: dict[str, int]) -> tuple[list[list[str]], str]:
+def _timm_groups(net: nn.Module) -> tuple[list[list[str]], str]:
     """timm's finest groups in depth order, and why they cannot be used, or an empty text."""
     name = type(net).__name__
     if not hasattr(net, "group_matcher"):
         return [], f"timm names no blocks for {name}"
     found = group_parameters(net, net.group_matcher(coarse=False))  # type: ignore[operator]
     groups = [list(found[key]) for key in sorted(found)]
-    if sorted(itertools.chain(*groups)) != sorted(sizes):
-        return [], f"timm's groups of {name} miss parameters"
     if not cuts_between_blocks(net, groups):
         return [], f"timm's groups of {name} hold several layers or are out of depth order"
     return groups, ""
@@ -73,7 +72,7 @@ def _names(groups: Sequence[Sequence[str]]) -> list[str]:
         name = _name(group, is_first=index == 0) or f"block{index}"
         if index == 0 and (name == "block0" or any(p.startswith(f"{name}.") for g in groups[1:] for p in g)):
             name = "stem"
-        found.append(name if name not in found else f"{name}#{index}")
+        found.append(name if name not in ("head", *found) else f"{name}#{index}")  # the head is the new one
     return found
 
 

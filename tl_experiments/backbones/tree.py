@@ -61,10 +61,8 @@ def cuts_between_blocks(net: nn.Module, groups: Iterable[Iterable[str]]) -> bool
 def _pieces(net: nn.Module) -> list[_Piece]:
     """The tree in pieces; of a parameter that two modules share, the first counts."""
     left = {name for name, _ in net.named_parameters()}
-    pieces = [
-        replace(piece, names=[name for name in piece.names if name in left]) for piece in _open(net, "", opened=True)
-    ]
-    return [piece for piece in pieces if piece.names]
+    found = (replace(piece, names=[n for n in piece.names if n in left]) for piece in _open(net, "", opened=True))
+    return [piece for piece in found if piece.names]
 
 
 def _open(module: nn.Module, prefix: str, opened: bool, in_blocks: bool = False) -> Iterator[_Piece]:
