@@ -15,7 +15,9 @@ from torch import nn
 from tl_experiments.backbones.layout import layout_of
 from tl_experiments.backbones.norms import norm_parameters
 from tl_experiments.backbones.timm_backbone import TimmBackbone, build_backbone
+from tl_experiments.config import compose
 from tl_experiments.config.backbones import BackboneConfig, Preprocessing
+from tl_experiments.config.compose import choices
 from tl_experiments.types import ModelLayout
 
 SMALL = re.compile(r"test_|tiny|nano|atto|xx?_?small|xxs|mini|pico|femto|_s$|_s0|small|_0|18|s12")
@@ -198,3 +200,14 @@ def test_the_parameters_of_an_activation_inside_a_norm_are_not_the_norms():
     from timm.layers import BatchNormAct2d
 
     assert norm_parameters(BatchNormAct2d(4, act_layer=nn.PReLU)) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("preset", choices("backbone"))
+def test_every_preset_has_a_layout(preset):
+    cfg = compose([f"backbone={preset}", "backbone.weights=random", *(["backbone.name=resnet18"] * (preset == "timm"))])
+    with torch.device("meta"):
+        backbone = build_backbone(cfg.backbone, seed=0).eval()
+    size = backbone.input_spec.image_size
+    assert size <= 224
+    assert len(layout_of(backbone, nn.Linear(2, 2)).blocks) >= 5
+    assert backbone(torch.zeros(1, 3, size, size, device="meta")).shape == (1, backbone.feature_dim)
