@@ -19,10 +19,12 @@ class Block:
     Args:
         name: Short name, unique in its layout, for example ``blocks.3``.
         parameters: Parameter name in the model -> number of elements, in the order of the model.
+        norms: Those of its parameters that belong to a normalisation layer.
     """
 
     name: str
     parameters: Mapping[str, int]
+    norms: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int:
@@ -32,10 +34,17 @@ class Block:
 
 @dataclass(frozen=True)
 class ModelLayout:
-    """A backbone's blocks from the input to the output, then the head; each parameter stands in exactly one."""
+    """A backbone's blocks from the input to the output, then the head; each parameter stands in exactly one.
+
+    Args:
+        blocks: Of the backbone.
+        head: What is always new.
+        notes: What a reader of the results should know about the blocks, in whole sentences.
+    """
 
     blocks: tuple[Block, ...]
     head: Block
+    notes: tuple[str, ...] = ()
 
     @property
     def all_blocks(self) -> tuple[Block, ...]:

@@ -90,6 +90,14 @@ def test_preprocessing_comes_from_the_backbone_unless_overridden(name):
     assert backbone(torch.zeros(1, 3, 96, 96)).shape == (1, backbone.feature_dim)  # a ViT is built for that size
 
 
+def test_a_model_that_is_bound_to_its_size_says_so():
+    """timm builds it without a word, and its first forward pass would fail deep inside."""
+    own = Preprocessing(image_size=96, mean=None, std=None, interpolation=None, crop_fraction=None)
+    cfg = BackboneConfig(name="efficientformer_l1", weights="random", kwargs={}, preprocessing=own)
+    with pytest.raises(ConfigError, match=r"image_size: efficientformer_l1 does not take images of 96 px .* leave it"):
+        build_backbone(cfg, seed=0)
+
+
 def test_kwargs_reach_timm():
     assert build_backbone(config("test_vit", drop_rate=0.5), seed=0).net.pos_drop.p == 0  # type: ignore[union-attr]
     assert build_backbone(config("test_vit", pos_drop_rate=0.5), seed=0).net.pos_drop.p == 0.5  # type: ignore[union-attr]

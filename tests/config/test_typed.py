@@ -46,6 +46,22 @@ CASES = [
     (["name=a/b"], r"name: got 'a/b', expected letters, digits"),
     (["name"], r"name: not of the form key=value"),
     (["freeze_strategy=last_n_blocks", "freeze_strategy.n=-1"], r"freeze_strategy.n: got -1, expected 0 or more"),
+    (
+        ["freeze_strategy=discriminative", "freeze_strategy.decay=2"],
+        r"freeze_strategy.decay: got 2.0, expected \(0, 1\]",
+    ),
+    (
+        ["freeze_strategy=surgical", "freeze_strategy.blocks=first"],
+        r"freeze_strategy.blocks: got 'first', expected a list",
+    ),
+    (
+        ["freeze_strategy=surgical", "freeze_strategy.blocks=[]"],
+        r"freeze_strategy.blocks: got \[\], expected at least one",
+    ),
+    (
+        ["freeze_strategy=lp_ft", "freeze_strategy.probe_fraction=1"],
+        r"freeze_strategy.probe_fraction: got 1.0, expected",
+    ),
     (["backbone.preprocessing.mean=[0.5]"], r"backbone.preprocessing.mean: got \(0.5,\), expected 3 numbers"),
     (["seed=${nowhere}"], r"config: Interpolation key 'nowhere' not found"),
 ]

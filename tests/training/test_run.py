@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 from tl_experiments import RunRecord
 from tl_experiments.errors import ConfigError, DivergedError
 from tl_experiments.training.build import build
-from tl_experiments.training.run import run
+from tl_experiments.training.run import layout, run
 
 
 @pytest.mark.parametrize("strategy", ["feature_extraction", "full"])
@@ -113,3 +113,11 @@ def test_on_a_gpu_precision_is_bf16_and_frozen_stays_frozen(tiny, tmp_path):
     record = run(tiny("trainer.accelerator=gpu", "freeze_strategy=last_n_blocks", "freeze_strategy.n=1"), tmp_path)
     assert record.environment["precision"] == "bf16-mixed"
     assert record.environment["device"] == torch.cuda.get_device_name()
+
+
+def test_blocks_from_the_module_tree_are_noted_in_record_and_table(tiny, tmp_path):
+    kwargs = "{base_dims: [8, 8, 8], depth: [1, 1, 1], heads: [1, 2, 2]}"
+    cfg = tiny("backbone=timm", "backbone.name=pit_ti_224", f"backbone.kwargs={kwargs}")
+    note = "timm names no blocks for PoolingVisionTransformer: its blocks are taken from its module tree "
+    assert f"note: {note}" in layout(cfg)
+    assert [text for text in run(cfg, tmp_path).notes if text.startswith(note)]

@@ -87,6 +87,8 @@ def build_backbone(cfg: BackboneConfig, seed: int) -> TimmBackbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = _create(cfg, kwargs)
+    if size is not None and "img_size" in kwargs:
+        _check_input_size(net, size, cfg.name)
     report = load_weights(net, cfg)
     return TimmBackbone(net, _input_spec(net, cfg.preprocessing), report)
 
@@ -109,6 +111,20 @@ def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:
             f"the pretrained weights of {cfg.name} could not be had ({reason})",
             "run once with network to fill the hub's cache, or give backbone.weights=<file> or random",
         ) from None
+
+
+def _check_input_size(net: nn.Module, size: int, name: str) -> None:
+    """Let a model of a fixed input size see one image: some cannot be built for another size and say nothing."""
+    was_training = net.training
+    try:
+        with torch.no_grad():
+            net.eval()(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            "backbone.preprocessing.image_size", f"{name} does not take images of {size} px ({reason})", "leave it null"
+        ) from None
+    net.train(was_training)
 
 
 def _has_fixed_input_size(name: str) -> bool:

@@ -18,7 +18,7 @@ from tl_experiments.seeds import derive
 from tl_experiments.strategies.plans import check_plan
 from tl_experiments.training.model import TransferModel
 from tl_experiments.training.phases import PhaseSteps, phase_steps
-from tl_experiments.types import Objective
+from tl_experiments.types import ModelLayout, Objective
 
 _MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -74,12 +74,12 @@ def build(cfg: TrainConfig) -> Parts:
     if cfg.trainer.gradient_checkpointing:
         backbone.checkpoint_gradients()
     objective = build_objective(cfg.objective)
-    return Parts(data, model, backbone.report, objective, phases, cfg.base_lr(), _notes(cfg, backbone))
+    return Parts(data, model, backbone.report, objective, phases, cfg.base_lr(), _notes(cfg, backbone, layout))
 
 
-def _notes(cfg: TrainConfig, backbone: TimmBackbone) -> tuple[str, ...]:
+def _notes(cfg: TrainConfig, backbone: TimmBackbone, layout: ModelLayout) -> tuple[str, ...]:
     debug = (f"A debug run ({cfg.debug.name}): its numbers are no result.",) if cfg.debug.no_result else ()
-    return (*debug, *_size_notes(backbone))
+    return (*debug, *layout.notes, *_size_notes(backbone))
 
 
 def _size_notes(backbone: TimmBackbone) -> tuple[str, ...]:

@@ -74,5 +74,5 @@ def _strategy(strategy: Strategy) -> str:
     for field in dataclasses.fields(strategy):
         value = getattr(strategy, field.name)
         if field.name not in ("name", "base_lr") and (field.default is dataclasses.MISSING or value != field.default):
-            options.append(f"{field.name}={value}")
+            options.append(f"{field.name}={'+'.join(value) if isinstance(value, tuple) else value}")
     return f"{strategy.name}({', '.join(options)})" if options else strategy.name

@@ -55,10 +55,12 @@ def layout_table(parts: Parts) -> str:
         rates = [_rate(block, phase, parts.lr) for phase in parts.phases]
         rows.append([block.name, f"{block.size:,}", *rates])
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    return "\n".join(
+    notes = [f"note: {note}" for note in parts.model.layout.notes]
+    table = [
         "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(cells))
         for cells in (list(zip(row, widths, strict=True)) for row in rows)
-    )
+    ]
+    return "\n".join([*table, *notes])
 
 
 def _rate(block: Block, phase: PhaseSteps, lr: float) -> str:
