@@ -20,6 +20,8 @@ class TrainerConfig:
         precision: ``auto`` is bf16-mixed on a GPU that has it and 32-true elsewhere.
         gradient_clip_norm: Largest global gradient norm; null does not clip.
         num_workers: Loader processes for images that are not held in memory.
+        checkpoint: What a run keeps of its weights: ``trained``, the tensors that could change, which need the file
+            that the run started from to be a model again; ``all``; or ``none``.
     """
 
     name: Literal["default"]
@@ -30,6 +32,7 @@ class TrainerConfig:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     gradient_clip_norm: float | None
     num_workers: int
+    checkpoint: Literal["trained", "all", "none"]
 
     def __post_init__(self) -> None:
         for key in ("max_epochs", "batch_size", "eval_batch_size"):

@@ -70,9 +70,11 @@ def build(cfg: TrainConfig) -> Parts:
 
 def _notes(backbone: TimmBackbone) -> tuple[str, ...]:
     theirs, ours = backbone.report.image_size, backbone.input_spec.image_size
+    adaptations = backbone.report.adaptations()
     if theirs is None or theirs == ours:
-        return ()
+        return adaptations
     return (
+        *adaptations,
         f"The weights were trained on images of {theirs} px and this run uses {ours} px: "
         f"backbone.preprocessing.image_size={theirs} would match.",
     )

@@ -1,0 +1,171 @@
+"""``backbone.weights=pretrained``, against timm's own loading from the same cache; no network."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import timm
+import torch
+
+from tests.backbones.conftest import COMMIT
+from tests.backbones.test_timm_backbone import config
+from tl_experiments.backbones.timm_backbone import build_backbone
+from tl_experiments.errors import WeightsError
+
+# A ResNet, ViTs (one with registers or another pooling), ConvNeXt, depthwise nets, windows with bias tables, distillation
+FAMILIES = [
+    "test_resnet", "test_vit", "test_vit3", "test_convnext", "test_efficientnet", "test_byobnet", "test_mambaout",
+    "mobilenetv3_small_050", "deit_tiny_distilled_patch16_224", "vit_tiny_patch16_224", "levit_128s",
+]  # fmt: skip
+
+
+def equal(first, second):
+    one, two = first.state_dict(), second.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_pretrained_is_timms_own(name, publish):
+    published = publish(name)
+    backbone = build_backbone(config(name, weights="pretrained"), seed=5)
+    assert equal(backbone.net, timm.create_model(name, pretrained=True, num_classes=0))
+    report = backbone.report
+    assert report.matched == report.total == len(backbone.net.state_dict())
+    assert report.in_file == len(published.state_dict())
+    assert report.classifier_dropped == report.in_file - report.matched - report.unexpected.count > 0
+    assert (report.missing.count, report.shape_mismatched.count, report.resized, report.adapted) == (0, 0, {}, {})
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"img_size": 96}, {"in_chans": 1}, {"in_chans": 4}, {"img_size": 96, "in_chans": 1}]
+)
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext", "swin_tiny_patch4_window7_224"])
+def test_other_sizes_and_channels_are_adapted_as_timm_does(name, kwargs, publish):
+    if "img_size" in kwargs and name in ("test_resnet", "test_convnext"):
+        pytest.skip("takes any size as it is")
+    publish(name)
+    backbone = build_backbone(config(name, weights="pretrained", **kwargs), seed=5)
+    assert equal(backbone.net, timm.create_model(name, pretrained=True, num_classes=0, **kwargs))
+    assert set(backbone.report.adapted.values()) == ({f"3 to {kwargs['in_chans']}"} if "in_chans" in kwargs else set())
+    assert len(backbone.report.adaptations()) == len(kwargs) - (name.startswith("swin") and "img_size" in kwargs)
+
+
+def test_what_was_resized_and_adapted_is_said(publish):
+    publish("vit_tiny_patch16_224")
+    report = build_backbone(config("vit_tiny_patch16_224", "pretrained", img_size=128, in_chans=1), seed=0).report
+    assert report.resized == {"pos_embed": "14x14 to 8x8"}
+    assert report.adaptations() == (
+        "The weights were resized to this input: pos_embed from 14x14 to 8x8.",
+        "The first convolution was adapted from 3 to 1 channels (patch_embed.proj.weight).",
+    )
+
+
+def test_repository_commit_and_hash_are_recorded(publish, hub_cache):
+    publish("test_resnet")
+    report = build_backbone(config("test_resnet", weights="pretrained"), seed=0).report
+    (file,) = hub_cache.glob(f"*/snapshots/{COMMIT}/model.safetensors")
+    assert (report.repo, report.commit) == ("timm/test_resnet.r160_in1k", COMMIT)
+    assert report.source == "timm/test_resnet.r160_in1k/model.safetensors"
+    assert report.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_another_familys_file_under_the_name_is_refused(publish, hub_cache):
+    publish("test_resnet")
+    (hub_cache / "models--timm--test_resnet.r160_in1k").rename(hub_cache / "models--timm--test_vit.r160_in1k")
+    with pytest.raises(WeightsError, match=r"test_vit.r160_in1k/model.safetensors does not fit: \d+ tensors missing"):
+        build_backbone(config("test_vit", weights="pretrained"), seed=0)
+
+
+def test_weights_that_an_original_framework_left_are_read_by_timms_loader(tmp_path):
+    """A torch file given to a model whose settings say ``custom_load``, here ViT's loader for ``.npz`` of JAX."""
+    overlay = {"file": str(tmp_path / "w.npz"), "custom_load": True}
+    (tmp_path / "w.npz").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"w.npz: timm's loader for it fails"):
+        build_backbone(config("test_vit", "pretrained", pretrained_cfg_overlay=overlay), seed=0)
+
+
+def test_a_model_that_has_no_pretrained_weights():
+    with pytest.raises(WeightsError, match=r"timm has no pretrained weights for resnet50c"):
+        build_backbone(config("resnet50c", weights="pretrained"), seed=0)
+
+
+def test_offline_and_not_in_the_cache(hub_cache):
+    with pytest.raises(
+        WeightsError,
+        match=r"model.safetensors of timm/test_resnet.r160_in1k is not on this disk and cannot be fetched "
+        r"\(HF_HUB_OFFLINE is set\) -> .*hf download timm/test_resnet.r160_in1k model.safetensors",
+    ):
+        build_backbone(config("test_resnet", weights="pretrained"), seed=0)
+
+
+BUILD = """
+from tests.backbones.test_timm_backbone import config
+from tl_experiments.backbones.timm_backbone import build_backbone
+from tl_experiments.errors import WeightsError
+import time
+started = time.monotonic()
+try:
+    print(build_backbone(config("test_resnet", weights="pretrained"), seed=0).report.commit)
+except WeightsError as error:
+    print(error)
+print(time.monotonic() - started)
+"""
+
+
+def build_with(endpoint, cache):
+    """What a process says that asks the hub at ``endpoint``, and its seconds."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(cache)}
+    done = subprocess.run([sys.executable, "-c", BUILD], capture_output=True, text=True, env=environment, check=True)
+    said, seconds = done.stdout.strip().splitlines()
+    return said, float(seconds)
+
+
+@pytest.fixture
+def server():
+    """Address and handler class of a server; the test says how it answers."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    running.daemon_threads = True
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{running.server_port}", Handler
+    running.shutdown()
+
+
+def test_a_hub_that_never_answers_is_given_up_within_ten_seconds(server, tmp_path):
+    address, handler = server
+    handler.do_HEAD = lambda _self: time.sleep(30)
+    said, seconds = build_with(address, tmp_path)
+    assert "model.safetensors of timm/test_resnet.r160_in1k is not on this disk and cannot be fetched" in said
+    assert seconds < 10
+
+
+def test_what_is_not_in_the_cache_is_fetched(server, publish, hub_cache, tmp_path):
+    publish("test_resnet")
+    (file,) = hub_cache.glob("*/snapshots/*/model.safetensors")
+    content = file.read_bytes()
+    address, handler = server
+
+    def head(self):
+        self.send_response(200)
+        for key, value in (("ETag", '"1"'), ("X-Repo-Commit", COMMIT), ("Content-Length", str(len(content)))):
+            self.send_header(key, value)
+        self.end_headers()
+
+    def get(self):
+        head(self)
+        self.wfile.write(content)
+
+    handler.do_HEAD, handler.do_GET = head, get
+    said, _ = build_with(address, tmp_path / "other")
+    assert said == COMMIT
