@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,8 @@ def publish(hub_cache: Path) -> Callable[[str], nn.Module]:
         (folder / "refs").mkdir(parents=True)
         (folder / "refs" / "main").write_text(COMMIT)
         (folder / "snapshots" / COMMIT).mkdir(parents=True)
+        described = {"architecture": name, "num_classes": 1000, "pretrained_cfg": {**net.pretrained_cfg, "tag": None}}
+        (folder / "snapshots" / COMMIT / "config.json").write_text(json.dumps(described))
         state = {key: tensor.clone() for key, tensor in net.state_dict().items()}
         save_file(state, folder / "snapshots" / COMMIT / "model.safetensors")
         return net

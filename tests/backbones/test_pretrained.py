@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -19,9 +20,9 @@ from tests.backbones.test_timm_backbone import config
 from tl_experiments.backbones.timm_backbone import build_backbone
 from tl_experiments.errors import WeightsError
 
-# A ResNet, ViTs (one with registers or another pooling), ConvNeXt, depthwise nets, windows with bias tables, distillation
+# Filters of many kinds: none, names mapped, embeddings resized, two classifiers, attention biases
 FAMILIES = [
-    "test_resnet", "test_vit", "test_vit3", "test_convnext", "test_efficientnet", "test_byobnet", "test_mambaout",
+    "test_resnet", "test_vit", "test_vit3", "test_convnext", "test_efficientnet", "test_byobnet", "regnetx_002",
     "mobilenetv3_small_050", "deit_tiny_distilled_patch16_224", "vit_tiny_patch16_224", "levit_128s",
 ]  # fmt: skip
 
@@ -54,7 +55,7 @@ def test_other_sizes_and_channels_are_adapted_as_timm_does(name, kwargs, publish
     backbone = build_backbone(config(name, weights="pretrained", **kwargs), seed=5)
     assert equal(backbone.net, timm.create_model(name, pretrained=True, num_classes=0, **kwargs))
     assert set(backbone.report.adapted.values()) == ({f"3 to {kwargs['in_chans']}"} if "in_chans" in kwargs else set())
-    assert len(backbone.report.adaptations()) == len(kwargs) - (name.startswith("swin") and "img_size" in kwargs)
+    assert len(backbone.report.adaptations()) == len(kwargs)
 
 
 def test_what_was_resized_and_adapted_is_said(publish):
@@ -76,6 +77,29 @@ def test_repository_commit_and_hash_are_recorded(publish, hub_cache):
     assert report.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+def test_a_repository_of_the_hub_by_its_own_name(publish):
+    publish("test_resnet")
+    name = "hf-hub:timm/test_resnet.r160_in1k"
+    backbone = build_backbone(config(name, weights="pretrained"), seed=5)
+    assert equal(backbone.net, timm.create_model(name, pretrained=True, num_classes=0))
+    assert backbone.report.commit == COMMIT
+
+
+def test_weights_behind_an_address_are_taken_from_timms_cache(tmp_path):
+    """19 of timm's models have no repository on the hub."""
+    torch.manual_seed(3)
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    kwargs = {
+        "cache_dir": str(tmp_path),
+        "pretrained_cfg_overlay": {"hf_hub_id": None, "url": "https://host.invalid/w.pth"},
+    }
+    backbone = build_backbone(config("test_resnet", weights="pretrained", **kwargs), seed=5)
+    assert equal(backbone.net, timm.create_model("test_resnet", pretrained=True, num_classes=0, **kwargs))
+    (tmp_path / "w.pth").unlink()
+    with pytest.raises(WeightsError, match=r"w.pth from https://host.invalid/w.pth is not on this disk .*curl -LO"):
+        build_backbone(config("test_resnet", weights="pretrained", **kwargs), seed=5)
+
+
 def test_another_familys_file_under_the_name_is_refused(publish, hub_cache):
     publish("test_resnet")
     (hub_cache / "models--timm--test_resnet.r160_in1k").rename(hub_cache / "models--timm--test_vit.r160_in1k")
@@ -83,8 +107,38 @@ def test_another_familys_file_under_the_name_is_refused(publish, hub_cache):
         build_backbone(config("test_vit", weights="pretrained"), seed=0)
 
 
-def test_weights_that_an_original_framework_left_are_read_by_timms_loader(tmp_path):
-    """A torch file given to a model whose settings say ``custom_load``, here ViT's loader for ``.npz`` of JAX."""
+def write_npz(path, net):
+    """Random weights for a ViT as its first authors stored them: JAX names and axes."""
+    rng = np.random.default_rng(0)
+    dim, heads, blocks = net.embed_dim, net.blocks[0].attn.num_heads, len(net.blocks)
+    hidden, tokens, patch = net.blocks[0].mlp.fc1.out_features, net.pos_embed.shape[1], net.patch_embed.patch_size
+    shapes = {"embedding/kernel": (*patch, 3, dim), "embedding/bias": (dim,), "cls": (1, 1, dim)}
+    shapes |= {"Transformer/posembed_input/pos_embedding": (1, tokens, dim)}
+    norms, split = ["Transformer/encoder_norm"], (heads, dim // heads)
+    for i in range(blocks):
+        block = f"Transformer/encoderblock_{i}"
+        norms += [f"{block}/LayerNorm_0", f"{block}/LayerNorm_2"]
+        attention, mlp = f"{block}/MultiHeadDotProductAttention_1", f"{block}/MlpBlock_3"
+        for part in ("query", "key", "value"):
+            shapes |= {f"{attention}/{part}/kernel": (dim, *split), f"{attention}/{part}/bias": split}
+        shapes |= {f"{attention}/out/kernel": (*split, dim), f"{attention}/out/bias": (dim,)}
+        shapes |= {f"{mlp}/Dense_0/kernel": (dim, hidden), f"{mlp}/Dense_0/bias": (hidden,)}
+        shapes |= {f"{mlp}/Dense_1/kernel": (hidden, dim), f"{mlp}/Dense_1/bias": (dim,)}
+    shapes |= {f"{norm}/{part}": (dim,) for norm in norms for part in ("scale", "bias")}
+    np.savez(path, **{name: rng.normal(size=shape).astype("float32") for name, shape in shapes.items()})
+
+
+def test_weights_of_another_framework_are_read_by_timms_loader_and_it_is_said(tmp_path):
+    write_npz(tmp_path / "w.npz", timm.create_model("vit_tiny_patch16_224"))
+    kwargs = {"pretrained_cfg_overlay": {"file": str(tmp_path / "w.npz"), "custom_load": True}}
+    backbone = build_backbone(config("vit_tiny_patch16_224", "pretrained", **kwargs), seed=0)
+    assert equal(backbone.net, timm.create_model("vit_tiny_patch16_224", pretrained=True, num_classes=0, **kwargs))
+    assert backbone.report.own_loader
+    assert (backbone.report.matched, backbone.report.missing.count) == (len(backbone.net.state_dict()), 0)
+    assert "with a loader of its own" in backbone.report.adaptations()[0]
+
+
+def test_a_damaged_file_of_another_framework(tmp_path):
     overlay = {"file": str(tmp_path / "w.npz"), "custom_load": True}
     (tmp_path / "w.npz").write_bytes(b"")
     with pytest.raises(WeightsError, match=r"w.npz: timm's loader for it fails"):
@@ -92,8 +146,8 @@ def test_weights_that_an_original_framework_left_are_read_by_timms_loader(tmp_pa
 
 
 def test_a_model_that_has_no_pretrained_weights():
-    with pytest.raises(WeightsError, match=r"timm has no pretrained weights for resnet50c"):
-        build_backbone(config("resnet50c", weights="pretrained"), seed=0)
+    with pytest.raises(WeightsError, match=r"timm has no pretrained weights for test_mambaout"):
+        build_backbone(config("test_mambaout", weights="pretrained"), seed=0)
 
 
 def test_offline_and_not_in_the_cache(hub_cache):
@@ -105,24 +159,23 @@ def test_offline_and_not_in_the_cache(hub_cache):
         build_backbone(config("test_resnet", weights="pretrained"), seed=0)
 
 
-BUILD = """
-from tests.backbones.test_timm_backbone import config
-from tl_experiments.backbones.timm_backbone import build_backbone
-from tl_experiments.errors import WeightsError
+FETCH = """
 import time
+from tl_experiments.backbones.hub import fetch_from_hub
+from tl_experiments.errors import WeightsError
 started = time.monotonic()
 try:
-    print(build_backbone(config("test_resnet", weights="pretrained"), seed=0).report.commit)
+    print(fetch_from_hub("timm/test_resnet.r160_in1k", ("model.safetensors",), None, None))
 except WeightsError as error:
     print(error)
 print(time.monotonic() - started)
 """
 
 
-def build_with(endpoint, cache):
+def fetch_with(endpoint, cache):
     """What a process says that asks the hub at ``endpoint``, and its seconds."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(cache)}
-    done = subprocess.run([sys.executable, "-c", BUILD], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run([sys.executable, "-c", FETCH], capture_output=True, text=True, env=environment, check=True)
     said, seconds = done.stdout.strip().splitlines()
     return said, float(seconds)
 
@@ -145,9 +198,15 @@ def server():
 def test_a_hub_that_never_answers_is_given_up_within_ten_seconds(server, tmp_path):
     address, handler = server
     handler.do_HEAD = lambda _self: time.sleep(30)
-    said, seconds = build_with(address, tmp_path)
+    said, seconds = fetch_with(address, tmp_path)
     assert "model.safetensors of timm/test_resnet.r160_in1k is not on this disk and cannot be fetched" in said
     assert seconds < 10
+
+
+def test_a_hub_that_cannot_be_reached_is_given_up_at_once(tmp_path):
+    said, seconds = fetch_with("http://127.0.0.1:9", tmp_path)
+    assert "model.safetensors of timm/test_resnet.r160_in1k is not on this disk and cannot be fetched" in said
+    assert seconds < 3
 
 
 def test_what_is_not_in_the_cache_is_fetched(server, publish, hub_cache, tmp_path):
@@ -167,5 +226,6 @@ def test_what_is_not_in_the_cache_is_fetched(server, publish, hub_cache, tmp_pat
         self.wfile.write(content)
 
     handler.do_HEAD, handler.do_GET = head, get
-    said, _ = build_with(address, tmp_path / "other")
-    assert said == COMMIT
+    said, _ = fetch_with(address, tmp_path / "other")
+    assert said == str(tmp_path / "other" / file.relative_to(hub_cache))
+    assert (tmp_path / "other" / file.relative_to(hub_cache)).read_bytes() == content

@@ -11,7 +11,7 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from tl_experiments.backbones.nets import create_net
-from tl_experiments.backbones.weights import WeightsReport, load_weights, starts_random
+from tl_experiments.backbones.weights import AS_PRETRAINED, WeightsReport, load_weights, starts_random
 from tl_experiments.config.backbones import BackboneConfig, Interpolation, Preprocessing
 
 
@@ -82,13 +82,10 @@ def restore_backbone(path: Path, facts: Mapping[str, Any]) -> TimmBackbone:
         WeightsError: The checkpoint is damaged, or the base that it needs is gone or another.
     """
     spec = InputSpec(**{**facts["input"], **{key: tuple(facts["input"][key]) for key in ("mean", "std")}})
-    preprocessing = Preprocessing(
-        image_size=spec.image_size, mean=None, std=None, interpolation=None, crop_fraction=None
-    )
-    cfg = BackboneConfig(name=facts["backbone"], weights=str(path), kwargs=facts["kwargs"], preprocessing=preprocessing)
-    backbone = build_backbone(cfg, seed=0)
-    backbone.input_spec = spec
-    return backbone
+    cfg = BackboneConfig(name=facts["backbone"], weights=str(path), kwargs=facts["kwargs"], preprocessing=AS_PRETRAINED)
+    net = create_net(cfg.name, cfg.kwargs, spec.image_size, seed=0, for_weights=not starts_random(cfg))
+    report = load_weights(net, cfg)
+    return TimmBackbone(net.module, spec, report)
 
 
 def _input_spec(net: nn.Module, overrides: Preprocessing) -> InputSpec:

@@ -26,7 +26,7 @@ _COUNTER = re.compile(r"(^|\.)num_batches_tracked$")
 # Arguments of create_model that change no output in eval mode, or that the checkpoint's tensors are adapted to.
 _MAY_DIFFER = re.compile(r"drop|^img_size$|^in_chans$|^cache_dir$")
 _EXAMPLES = 10
-_AS_PRETRAINED = Preprocessing(image_size=None, mean=None, std=None, interpolation=None, crop_fraction=None)
+AS_PRETRAINED = Preprocessing(image_size=None, mean=None, std=None, interpolation=None, crop_fraction=None)
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _complete(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
         return held
     net = create_net(facts["backbone"], facts["kwargs"], facts["input"]["image_size"], seed=0, for_weights=True)
     cfg = BackboneConfig(
-        name=facts["backbone"], weights=base.weights, kwargs=facts["kwargs"], preprocessing=_AS_PRETRAINED
+        name=facts["backbone"], weights=base.weights, kwargs=facts["kwargs"], preprocessing=AS_PRETRAINED
     )
     load_weights(net, cfg, base)
     whole = net.module.state_dict()

@@ -46,10 +46,11 @@ def write_checkpoint(folder: Path, cfg: TrainConfig, identity: str, parts: Parts
         return None
     base = _base(folder, cfg, parts)
     whole = cfg.trainer.checkpoint == "all" or base is None
+    moved = _may_have_moved(parts)
     kept = {
         name: tensor.detach().cpu().contiguous()
         for name, tensor in parts.model.state_dict().items()
-        if whole or name in _may_have_moved(parts) or name.startswith("head.")
+        if whole or name in moved or name.startswith("head.")
     }
     # The base's hash inside the file makes the file's hash stand for the whole model.
     data = save(_without_sharing(kept), {"base_sha256": base.sha256} if base is not None and not whole else None)
