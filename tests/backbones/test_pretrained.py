@@ -68,6 +68,23 @@ def test_what_was_resized_and_adapted_is_said(publish):
     )
 
 
+def test_a_norm_that_timm_adds_behind_masked_autoencoders_is_listed(publish):
+    name = "convnextv2_atto.fcmae"
+    publish(name, without="head.")
+    backbone = build_backbone(config(name, weights="pretrained"), seed=5)
+    assert equal(backbone.net, timm.create_model(name, pretrained=True, num_classes=0))
+    assert backbone.report.missing.first == ("head.norm.weight", "head.norm.bias")
+    assert backbone.report.adaptations() == (
+        "The weights have no head.norm.weight and head.norm.bias: timm adds a norm that starts at 1 and 0.",
+    )
+
+
+def test_the_same_norm_missing_elsewhere_is_refused(publish):
+    publish("convnext_atto", without="head.norm.")
+    with pytest.raises(WeightsError, match=r"does not fit: \d+ tensors missing"):
+        build_backbone(config("convnext_atto", weights="pretrained"), seed=5)
+
+
 def test_repository_commit_and_hash_are_recorded(publish, hub_cache):
     publish("test_resnet")
     report = build_backbone(config("test_resnet", weights="pretrained"), seed=0).report

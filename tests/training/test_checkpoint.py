@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.training.test_freeze import HeadThenLastBlock
 from tl_experiments import RunRecord
+from tl_experiments.backbones.locate import weights_digest
 from tl_experiments.errors import WeightsError
 from tl_experiments.training.build import build
 from tl_experiments.training.checkpoint import load_run
@@ -207,6 +208,8 @@ def test_a_base_that_is_gone_or_changed_is_named(tiny, tmp_path, source, broken)
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=rf"{path}: not the file that .* \(?sha256"):
         load_run(tmp_path / "sweep" / "2")
+    with pytest.raises(WeightsError, match=rf"{path}: not the file that"):
+        weights_digest(str(tmp_path / "sweep" / "2"))  # when a sweep is planned
     path.unlink()
     with pytest.raises(WeightsError, match=rf"what differs from {path}, which is gone -> put that file back"):
         load_run(tmp_path / "sweep" / "2")

@@ -74,12 +74,24 @@ def locate(weights: str) -> Path | None:
 
 
 def weights_digest(weights: str) -> str:
-    """``pretrained``, ``random``, or the sha256 of the file.
+    """``pretrained``, ``random``, or the sha256 of the file, whose bases are checked too.
 
     A checkpoint that holds a part of a model carries its base's hash inside, so that the base counts too.
     """
     path = locate(weights)
-    return weights if path is None else file_sha256(path)
+    if path is None:
+        return weights
+    _check_chain(path)
+    return file_sha256(path)
+
+
+def _check_chain(path: Path) -> None:
+    """Every file that a checkpoint needs is there and is the same: told when a sweep is planned, not in its job 37."""
+    facts = checkpoint_facts(path)
+    base = base_of(path, facts) if facts is not None and facts["holds"] == "trained" else None
+    if base is not None and base.beside is not None:
+        check_base(base, file_sha256(Path(base.weights)))
+        _check_chain(Path(base.weights))
 
 
 def file_sha256(path: Path) -> str:
@@ -133,6 +145,20 @@ def base_of(path: Path, facts: Mapping[str, Any]) -> Base | None:
             str(path), f"it holds what differs from {base.weights}, which is gone", "put that file back, or run again"
         )
     return Base(**{**facts["base"], "weights": str(moved)})
+
+
+def check_base(base: Base | None, digest: str) -> None:
+    """Refuse weights that are not those which a checkpoint is based on.
+
+    Raises:
+        WeightsError: ``digest``, the sha256 of the file at hand, is another.
+    """
+    if base is not None and base.sha256 != digest:
+        raise WeightsError(
+            base.weights if base.beside is not None else base.source,
+            f"not the file that a checkpoint is based on (sha256 {digest[:12]}, expected {base.sha256[:12]})",
+            "put the old file back, or run the checkpoint's job again",
+        )
 
 
 def lineage_of(path: Path) -> tuple[dict[str, Any], ...]:

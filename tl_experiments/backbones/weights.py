@@ -16,7 +16,7 @@ from timm.models import clean_state_dict, load_pretrained
 from torch import Tensor, nn
 
 from tl_experiments.backbones.hub import find_pretrained
-from tl_experiments.backbones.locate import Base, base_of, checkpoint_facts, file_sha256, lineage_of, locate
+from tl_experiments.backbones.locate import Base, base_of, check_base, checkpoint_facts, file_sha256, lineage_of, locate
 from tl_experiments.backbones.nets import Net, create_net, input_channels
 from tl_experiments.config.backbones import BackboneConfig, Preprocessing
 from tl_experiments.errors import WeightsError, first_line
@@ -54,7 +54,8 @@ class WeightsReport:
         in_file: Tensors of the file; timm's filter of the family may split, merge or leave some of them out.
         total: Tensors of the backbone.
         matched: Those that the source filled.
-        missing: Those that it did not, counters that nothing reads.
+        missing: Those that it did not: counters that nothing reads, and norms that timm puts behind weights which have
+            none, still at a scale of 1 and a shift of 0.
         unexpected: Tensors of the source that the backbone has no place for, all of them beside the backbone: more of
             its own classifier, or an auxiliary head.
         shape_mismatched: Always none after loading; counted in the error that refuses them.
@@ -95,6 +96,8 @@ class WeightsReport:
             sentences.append(f"The weights were resized to this input: {name} from {how}{more}.")
         for name, channels in self.adapted.items():
             sentences.append(f"The first convolution was adapted from {channels} channels ({name}).")
+        if new := [name for name in self.missing.first if not (_COUNTER.search(name) or self.own_loader)]:
+            sentences.append(f"The weights have no {' and '.join(new)}: timm adds a norm that starts at 1 and 0.")
         if self.own_loader:
             sentences.append(
                 f"timm read {self.source} with a loader of its own: tensors that changed are counted as matched."
@@ -120,22 +123,13 @@ def load_weights(net: Net, cfg: BackboneConfig, base: Base | None = None) -> Wei
         return WeightsReport(source="random", total=len(net.module.state_dict()))
     path = locate(cfg.weights)
     if path is not None:
-        _check_base(base, file_sha256(path))
+        check_base(base, file_sha256(path))
         return _from_path(net, path, cfg)
     found = find_pretrained(net.module.pretrained_cfg, net.kwargs.get("cache_dir"), base and base.commit)  # type: ignore[arg-type]
     digest = file_sha256(found.path)
-    _check_base(base, digest)
+    check_base(base, digest)
     report = _run_own_loader(net, found.path) if found.custom else _fill(net, _read(found.path), found.source)
     return replace(report, source=found.source, sha256=digest, repo=found.repo, commit=found.commit)
-
-
-def _check_base(base: Base | None, digest: str) -> None:
-    if base is not None and base.sha256 != digest:
-        raise WeightsError(
-            base.source,
-            f"not the file that a checkpoint is based on (sha256 {digest[:12]}, expected {base.sha256[:12]})",
-            "put the old file back, or run the checkpoint's job again",
-        )
 
 
 def _from_path(net: Net, path: Path, cfg: BackboneConfig) -> WeightsReport:
@@ -265,7 +259,7 @@ def _account(
     unexpected = [name for name in final if name not in wanted]
     mismatched = [name for name in final if name in wanted and final[name].shape != wanted[name].shape]
     beside = _beside_the_backbone(net) if unexpected and strict else set(unexpected)
-    lost = [name for name in missing if not _COUNTER.search(name)]
+    lost = [name for name in missing if not (_COUNTER.search(name) or (not strict and _does_nothing_yet(wanted[name])))]
     foreign = [name for name in unexpected if name not in beside]
     if lost or foreign or mismatched:
         raise WeightsError(
@@ -293,6 +287,11 @@ def _account(
             if final[name].shape != filtered[name].shape
         },
     )
+
+
+def _does_nothing_yet(tensor: Tensor) -> bool:
+    """A norm's scale of 1 or shift of 0."""
+    return bool((tensor == tensor.flatten()[0]).all()) and tensor.flatten()[0].item() in (0, 1)
 
 
 def _beside_the_backbone(net: Net) -> set[str]:
