@@ -14,6 +14,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.backbones.conftest import COMMIT, hub_cache, publish  # noqa: F401  (fixtures)
 from tests.training.test_freeze import HeadThenLastBlock
 from tl_experiments import RunRecord
 from tl_experiments.backbones.locate import weights_digest
@@ -96,6 +97,26 @@ def test_a_checkpoint_holds_what_could_change(tiny, tmp_path, source):
         assert any(key.endswith("running_mean") for key in backbone) is statistics
     assert held(tmp_path / "full") == set(load_run(tmp_path / "full").state_dict())
     assert (tmp_path / "probe" / "checkpoint.safetensors").stat().st_size < 10_000
+
+
+def test_a_base_from_the_hub_is_the_commit_of_the_run(tiny, tmp_path, publish, hub_cache):  # noqa: F811
+    """The repository moved on since: the run's own revision is loaded, and another file under it refused."""
+    publish("test_resnet")
+    cfg = tiny("backbone.weights=pretrained")
+    run(cfg, tmp_path / "run")
+    assert held(tmp_path / "run") == {"head.weight", "head.bias"}
+    repository = hub_cache / "models--timm--test_resnet.r160_in1k"
+    (repository / "refs" / "main").write_text("f" * 40)
+    shutil.copytree(repository / "snapshots" / COMMIT, repository / "snapshots" / ("f" * 40))
+    newer = repository / "snapshots" / ("f" * 40) / "model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(newer).items()}, newer)
+    stored = stored_probabilities(tmp_path / "run", "test")
+    assert torch.equal(probabilities(load_run(tmp_path / "run"), cfg, "test"), stored)
+    shutil.copy(newer, repository / "snapshots" / COMMIT / "model.safetensors")
+    with pytest.raises(
+        WeightsError, match=r"test_resnet.r160_in1k/model.safetensors: not the file that a checkpoint is"
+    ):
+        load_run(tmp_path / "run")
 
 
 def test_random_weights_have_no_base_and_everything_is_stored(tiny, tmp_path):

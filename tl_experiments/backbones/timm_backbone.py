@@ -11,7 +11,8 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
 from tl_experiments.backbones.nets import create_net
-from tl_experiments.backbones.weights import AS_PRETRAINED, WeightsReport, load_weights, starts_random
+from tl_experiments.backbones.report import WeightsReport
+from tl_experiments.backbones.weights import AS_PRETRAINED, load_weights, starts_random
 from tl_experiments.config.backbones import BackboneConfig, Interpolation, Preprocessing
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tl_experiments.backbones.layout import layout_of
+from tl_experiments.backbones.report import WeightsReport
 from tl_experiments.backbones.timm_backbone import TimmBackbone, build_backbone
-from tl_experiments.backbones.weights import WeightsReport
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.transforms import Geometry

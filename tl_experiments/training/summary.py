@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tl_experiments.backbones.weights import WeightsReport
+from tl_experiments.backbones.report import WeightsReport
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.strategies.plans import frozen_prefix
 from tl_experiments.training.build import Parts
