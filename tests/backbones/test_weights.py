@@ -79,7 +79,8 @@ def test_a_payload_is_not_run(tmp_path, monkeypatch, forced):
 
     torch.save({"state_dict": Payload()}, tmp_path / "w.pth")
     if forced:  # the trap is armed: torch's default would run it
-        torch.load(tmp_path / "w.pth")
+        with pytest.warns(UserWarning, match="TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+            torch.load(tmp_path / "w.pth")
         canary.unlink()
     with pytest.raises(WeightsError, match=r"cannot be read"):
         build(tmp_path / "w.pth")
