@@ -40,3 +40,8 @@ class TrainingError(UserError):
 
 class DivergedError(TrainingError):
     """The loss or the outputs became NaN or infinite: the run is listed as ``diverged`` and never ranked."""
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's exception says, short enough to stand in one of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

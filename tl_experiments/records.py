@@ -22,14 +22,9 @@ METRICS_FILE = "metrics.jsonl"
 NOT_IN_THE_RESULT = frozenset(
     {
         *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed"),
-        *("debug.name", "debug.traceback"),
-        *(
-            "trainer.num_workers",
-            "trainer.eval_batch_size",
-            "trainer.on_out_of_memory",
-            "trainer.resume_interval_s",
-            "dataset.preload_max_bytes",
-        ),
+        *("debug.name", "debug.traceback", "dataset.preload_max_bytes"),
+        *("trainer.num_workers", "trainer.eval_batch_size", "trainer.checkpoint"),
+        *("trainer.on_out_of_memory", "trainer.resume_interval_s"),
     }
 )
 
@@ -99,7 +94,9 @@ class RunRecord:
         trained_parameters: Elements of the parameters that trained in any phase.
         total_parameters: Elements of all parameters.
         learning_rate: Base learning rate, after the strategy's rule and ``optimizer.lr_factor``.
-        weights: Where the backbone's weights came from: ``source``, ``sha256``, and tensors ``matched``.
+        weights: Where the backbone's weights came from (``source``, ``sha256``, on the hub ``repo`` and ``commit``), an
+            account of their tensors (``matched`` of ``total``, ``missing``, ``unexpected``, ``resized``, ...), and the
+            ``lineage`` of own runs behind them. See ``WeightsReport``.
         still_rising: Whether val accuracy was still at a new best in the last quarter of the epochs.
         wall_clock_s: Seconds from the start of the run to its record.
         pretraining_s: Seconds of own pretraining behind the weights, 0 for weights that came from elsewhere.

@@ -127,6 +127,15 @@ def test_one_name_for_two_contents_is_told_apart(make_record, label, one, two):
     assert getattr(alone.arm, label) == name
 
 
+def test_runs_without_weights_are_no_second_content(make_record):
+    """The control has no file; its pretrained sibling keeps its plain name beside it."""
+    records = [
+        make_record("full", weights={"sha256": "aaaaaaaa"}),
+        make_record("from_scratch", weights={"sha256": None}),
+    ]
+    assert {arm.arm.backbone for arm in group_arms(records)} == {"resnet10t"}
+
+
 def test_one_file_under_two_paths_is_one_trial(make_record):
     paths = ["a/model.pth", "/there/a/model.pth"]
     records = [

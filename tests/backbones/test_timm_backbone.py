@@ -13,7 +13,7 @@ from tl_experiments.backbones.layout import layout_of
 from tl_experiments.backbones.timm_backbone import build_backbone
 from tl_experiments.config.backbones import BackboneConfig, Preprocessing
 from tl_experiments.config.heads import Linear
-from tl_experiments.errors import ConfigError, WeightsError
+from tl_experiments.errors import ConfigError
 from tl_experiments.heads import build_head
 
 AS_PRETRAINED = Preprocessing(image_size=None, mean=None, std=None, interpolation=None, crop_fraction=None)
@@ -114,10 +114,3 @@ def test_random_weights_follow_the_seed_and_leave_the_global_stream_alone():
     states = [backbone.net.state_dict()["conv1.0.weight"] for backbone in (first, again, other)]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
-
-
-def test_pretrained_weights_without_network_or_cache_say_what_to_do(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"weights of test_resnet could not be had .* -> run once with network"):
-        build_backbone(config("test_resnet", weights="pretrained"), seed=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 
 import pytest
@@ -67,14 +66,22 @@ def test_a_poor_match_is_refused(damage, counts, state, tmp_path):
         build(tmp_path / "w.safetensors")
 
 
-def test_a_payload_is_not_run(tmp_path):
+@pytest.mark.parametrize("forced", [False, True])
+def test_a_payload_is_not_run(tmp_path, monkeypatch, forced):
+    """Not even where the environment tells torch to unpickle anything."""
+    if forced:
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     canary = tmp_path / "canary"
 
     class Payload:
         def __reduce__(self):
             return (Path.touch, (canary,))
 
-    (tmp_path / "w.pth").write_bytes(pickle.dumps(Payload()))
+    torch.save({"state_dict": Payload()}, tmp_path / "w.pth")
+    if forced:  # the trap is armed: torch's default would run it
+        with pytest.warns(UserWarning, match="TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+            torch.load(tmp_path / "w.pth")
+        canary.unlink()
     with pytest.raises(WeightsError, match=r"cannot be read"):
         build(tmp_path / "w.pth")
     assert not canary.exists()
@@ -101,24 +108,93 @@ def test_a_truncated_file_is_named(state, tmp_path):
         build(path)
 
 
+def own_checkpoint(folder, state, **facts):
+    """A run's folder with the backbone ``state``."""
+    path = folder / "checkpoint.safetensors"
+    save_file({f"backbone.net.{name}": tensor for name, tensor in state.items()}, path)
+    known = {"backbone": "test_resnet", "kwargs": {}, "input": {"image_size": 32}, "holds": "all", "base": None}
+    (folder / "checkpoint.json").write_text(json.dumps({**known, "sha256": weights_digest(str(path)), **facts}))
+    return path
+
+
 def test_a_checkpoint_of_another_backbone(state, tmp_path):
-    save_file({f"backbone.net.{name}": tensor for name, tensor in state.items()}, tmp_path / "checkpoint.safetensors")
-    digest = weights_digest(str(tmp_path))
-    (tmp_path / "checkpoint.json").write_text(json.dumps({"backbone": "test_resnet", "sha256": digest}))
+    own_checkpoint(tmp_path, state)
     with pytest.raises(WeightsError, match=r"holds test_resnet, the backbone is test_vit -> backbone.name=test_resnet"):
         build(tmp_path, name="test_vit")
 
 
 def test_one_flipped_bit_in_an_own_checkpoint_is_found(state, tmp_path):
-    path = tmp_path / "checkpoint.safetensors"
-    save_file({f"backbone.net.{name}": tensor for name, tensor in state.items()}, path)
-    digest = weights_digest(str(path))
-    (tmp_path / "checkpoint.json").write_text(json.dumps({"backbone": "test_resnet", "sha256": digest}))
+    path = own_checkpoint(tmp_path, state)
     content = bytearray(path.read_bytes())
     content[-100] ^= 1
     path.write_bytes(content)
     with pytest.raises(WeightsError, match=r"not the file that checkpoint.json describes \(sha256\) -> it is damaged"):
         build(tmp_path)
+
+
+def test_a_checkpoint_that_another_version_described(state, tmp_path):
+    path = own_checkpoint(tmp_path, state)
+    facts = {"backbone": "test_resnet", "sha256": weights_digest(str(path))}
+    path.with_suffix(".json").write_text(json.dumps(facts))
+    with pytest.raises(WeightsError, match=r"says nothing of base, holds, input, kwargs -> another version wrote it"):
+        build(tmp_path)
+
+
+def test_a_checkpoint_of_a_net_that_was_built_otherwise(tmp_path):
+    """The same tensors under another padding and epsilon would load, and be another net."""
+    net = timm.create_model("mobilenetv2_100", num_classes=0)
+    own_checkpoint(
+        tmp_path, net.state_dict(), backbone="mobilenetv2_100", kwargs={"pad_type": "same", "drop_rate": 0.1}
+    )
+    with pytest.raises(WeightsError, match=r"backbone.kwargs: pad_type is None, .* was trained with same -> backbone"):
+        build(tmp_path, name="mobilenetv2_100")
+
+
+def test_an_own_vit_continues_at_another_size_and_with_other_channels(tmp_path):
+    net = timm.create_model("test_vit", num_classes=0, img_size=64, in_chans=1)
+    own_checkpoint(tmp_path, net.state_dict(), backbone="test_vit", kwargs={"img_size": 64, "in_chans": 1})
+    kwargs = {"img_size": 96, "in_chans": 3}
+    backbone = build_backbone(
+        BackboneConfig(name="test_vit", weights=str(tmp_path), kwargs=kwargs, preprocessing=AS_PRETRAINED), seed=1
+    )
+    overlay = {"state_dict": net.state_dict(), "input_size": (1, 64, 64)}
+    reference = timm.create_model("test_vit", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0, **kwargs)
+    assert all(torch.equal(backbone.net.state_dict()[name], t) for name, t in reference.state_dict().items())
+    assert backbone.report.resized == {"pos_embed": "4x4 to 6x6"}
+    assert backbone.report.adapted == {"patch_embed.proj.weight": "1 to 3"}
+
+
+def test_a_file_with_old_names_is_mapped_as_timm_does(tmp_path):
+    """ConvNeXt as its authors published it: the family's filter knows the names."""
+    net = timm.create_model("convnext_atto", num_classes=3)
+    torch.nn.init.normal_(net.head.norm.weight)
+    old = {}
+    for name, tensor in net.state_dict().items():
+        name = name.replace("stem.", "downsample_layers.0.").replace("head.fc.", "head.").replace("head.norm.", "norm.")
+        name = name.replace(".blocks.", ".").replace("conv_dw", "dwconv").replace("mlp.fc", "pwconv")
+        for stage in range(4):
+            name = name.replace(f"stages.{stage}.downsample", f"downsample_layers.{stage}")
+        old[name] = tensor
+    torch.save({"model": old}, tmp_path / "w.pth")
+    backbone = build(tmp_path / "w.pth", name="convnext_atto")
+    expected = net.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in backbone.net.state_dict().items())
+    assert (backbone.report.matched, backbone.report.classifier_dropped) == (len(expected) - 2, 2)
+
+
+def test_counters_may_be_missing_and_are_listed(state, tmp_path):
+    counters = [name for name in state if name.endswith("num_batches_tracked")]
+    save_file({name: tensor for name, tensor in state.items() if name not in counters}, tmp_path / "w.safetensors")
+    report = build(tmp_path / "w.safetensors").report
+    assert (report.missing.count, report.missing.first) == (len(counters), tuple(counters[:10]))
+    assert report.matched == report.total - len(counters) == report.in_file - 2
+
+
+def test_an_auxiliary_head_that_timm_leaves_out_is_listed(tmp_path):
+    torch.save(timm.create_model("inception_v3.tv_in1k", aux_logits=True).state_dict(), tmp_path / "w.pth")
+    report = build(tmp_path / "w.pth", name="inception_v3.tv_in1k").report
+    assert report.unexpected.count > 0
+    assert all(name.startswith("AuxLogits.") for name in report.unexpected.first)
 
 
 @pytest.mark.parametrize(

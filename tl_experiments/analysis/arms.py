@@ -172,4 +172,5 @@ def _told_apart(labels: Sequence[tuple[str, str | None]]) -> list[str]:
     contents: dict[str, set[str | None]] = defaultdict(set)
     for label, content in labels:
         contents[label].add(content)
-    return [f"{label} #{content[:6]}" if content and len(contents[label]) > 1 else label for label, content in labels]
+    several = {label for label, found in contents.items() if len(found - {None}) > 1}
+    return [f"{label} #{content[:6]}" if content and label in several else label for label, content in labels]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from tl_experiments.backbones.weights import WeightsReport, load_weights
+from tl_experiments.backbones.nets import create_net
+from tl_experiments.backbones.report import WeightsReport
+from tl_experiments.backbones.weights import AS_PRETRAINED, load_weights, starts_random
 from tl_experiments.config.backbones import BackboneConfig, Interpolation, Preprocessing
-from tl_experiments.errors import ConfigError, WeightsError
+from tl_experiments.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -80,37 +82,29 @@ def build_backbone(cfg: BackboneConfig, seed: int) -> TimmBackbone:
         ConfigError: timm refuses a ``backbone.kwargs`` argument.
         WeightsError: The weights cannot be had or do not fit.
     """
-    kwargs: dict[str, Any] = dict(cfg.kwargs)
     size = cfg.preprocessing.image_size
-    if size is not None and _has_fixed_input_size(cfg.name):
-        kwargs.setdefault("img_size", size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        net = _create(cfg, kwargs)
-    if size is not None and "img_size" in kwargs:
-        _check_input_size(net, size, cfg.name)
+    net = create_net(cfg.name, cfg.kwargs, size, seed, for_weights=not starts_random(cfg))
+    if size is not None and "img_size" in net.kwargs:
+        _check_input_size(net.module, size, cfg.name)
     report = load_weights(net, cfg)
-    return TimmBackbone(net, _input_spec(net, cfg.preprocessing), report)
+    return TimmBackbone(net.module, _input_spec(net.module, cfg.preprocessing), report)
 
 
-def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:
-    pretrained = cfg.weights == "pretrained"
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; what fails in the end is said below
-    try:
-        return timm.create_model(cfg.name, pretrained=pretrained, num_classes=0, **kwargs)
-    except TypeError as error:
-        raise ConfigError(
-            "backbone.kwargs", f"timm refuses them for {cfg.name} ({error})", "see timm.create_model"
-        ) from None
-    except (OSError, RuntimeError) as error:  # no network, no such file on the hub, or no weights of that name
-        if not pretrained:
-            raise
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            "backbone.weights",
-            f"the pretrained weights of {cfg.name} could not be had ({reason})",
-            "run once with network to fill the hub's cache, or give backbone.weights=<file> or random",
-        ) from None
+def restore_backbone(path: Path, facts: Mapping[str, Any]) -> TimmBackbone:
+    """The backbone of a run as it was tested.
+
+    Args:
+        path: The run's checkpoint.
+        facts: What stands beside it; see ``checkpoint_facts``.
+
+    Raises:
+        WeightsError: The checkpoint is damaged, or the base that it needs is gone or another.
+    """
+    spec = InputSpec(**{**facts["input"], **{key: tuple(facts["input"][key]) for key in ("mean", "std")}})
+    cfg = BackboneConfig(name=facts["backbone"], weights=str(path), kwargs=facts["kwargs"], preprocessing=AS_PRETRAINED)
+    net = create_net(cfg.name, cfg.kwargs, spec.image_size, seed=0, for_weights=not starts_random(cfg))
+    report = load_weights(net, cfg)
+    return TimmBackbone(net.module, spec, report)
 
 
 def _check_input_size(net: nn.Module, size: int, name: str) -> None:
@@ -125,11 +119,6 @@ def _check_input_size(net: nn.Module, size: int, name: str) -> None:
             "backbone.preprocessing.image_size", f"{name} does not take images of {size} px ({reason})", "leave it null"
         ) from None
     net.train(was_training)
-
-
-def _has_fixed_input_size(name: str) -> bool:
-    pretrained_cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return bool(pretrained_cfg is not None and pretrained_cfg.fixed_input_size)
 
 
 def _input_spec(net: nn.Module, overrides: Preprocessing) -> InputSpec:

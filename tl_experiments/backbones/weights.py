@@ -2,151 +2,140 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from timm.models import clean_state_dict
+from torch import Tensor
 
-from tl_experiments.backbones.locate import CHECKPOINT_FILE, locate, weights_digest
-from tl_experiments.config.backbones import BackboneConfig
-from tl_experiments.errors import WeightsError
-from tl_experiments.records import RECORD_FILE
+from tl_experiments.backbones.fill import fill, run_own_loader
+from tl_experiments.backbones.hub import find_pretrained
+from tl_experiments.backbones.locate import Base, base_of, check_base, checkpoint_facts, file_sha256, lineage_of, locate
+from tl_experiments.backbones.nets import Net, create_net
+from tl_experiments.backbones.report import WeightsReport
+from tl_experiments.config.backbones import BackboneConfig, Preprocessing
+from tl_experiments.errors import WeightsError, first_line
 
-# Counts batches for BatchNorm's cumulative average; older files lack it and nothing that we run reads it.
-_OPTIONAL = re.compile(r"(^|\.)num_batches_tracked$")
+# Arguments of create_model that change no output in eval mode, or that the checkpoint's tensors are adapted to.
+_MAY_DIFFER = re.compile(r"drop|^img_size$|^in_chans$|^cache_dir$")
+AS_PRETRAINED = Preprocessing(image_size=None, mean=None, std=None, interpolation=None, crop_fraction=None)
 
 
-@dataclass(frozen=True)
-class WeightsReport:
-    """Where weights came from.
+def load_weights(net: Net, cfg: BackboneConfig, base: Base | None = None) -> WeightsReport:
+    """Fill ``net`` from ``cfg.weights``; every tensor of the backbone must be matched.
+
+    An earlier run's checkpoint gives its backbone alone: a run that continues from it always gets a new head, also
+    where the classes are the same.
 
     Args:
-        source: ``random``, timm's hub name, or the file's path.
-        sha256: Of the file; None for random weights and where the hub did not say.
-        matched: Tensors of the backbone that the source filled.
-        classifier_dropped: Tensors of the source's own classifier, which a new head replaces.
-        pretraining_s: Seconds of own pretraining that made the file, all links of the chain together.
-        image_size: Side in pixels of the images that an own checkpoint was trained on; None where it is not known.
-    """
-
-    source: str
-    sha256: str | None
-    matched: int
-    classifier_dropped: int = 0
-    pretraining_s: float = 0.0
-    image_size: int | None = None
-
-
-def load_weights(net: nn.Module, cfg: BackboneConfig) -> WeightsReport:
-    """Fill ``net`` from ``cfg.weights``; every tensor of the backbone must be matched.
+        net: Freshly built.
+        cfg: Whose ``weights`` are loaded.
+        base: Where the weights are the base of a checkpoint: they must be these to the bit.
 
     Raises:
         WeightsError: Missing, unexpected or misshapen tensors, an unreadable file, or another backbone's checkpoint.
     """
+    if cfg.weights == "random":
+        return WeightsReport(source="random", total=len(net.module.state_dict()))
+    path = locate(cfg.weights)
+    if path is not None:
+        check_base(base, file_sha256(path))
+        return _from_path(net, path, cfg)
+    found = find_pretrained(net.module.pretrained_cfg, net.kwargs.get("cache_dir"), base and base.commit)  # type: ignore[arg-type]
+    digest = file_sha256(found.path)
+    check_base(base, digest)
+    report = run_own_loader(net, found.path) if found.custom else fill(net, _read(found.path), found.source)
+    return replace(report, source=found.source, sha256=digest, repo=found.repo, commit=found.commit)
+
+
+def _from_path(net: Net, path: Path, cfg: BackboneConfig) -> WeightsReport:
+    facts = checkpoint_facts(path)
+    if facts is None:
+        report = fill(net, _backbone_part(_read(path), own=False), str(path))
+        size = None
+    else:
+        _check_backbone(path, facts, cfg)
+        report = fill(net, _complete(path, facts), str(path), facts["kwargs"].get("in_chans"))
+        size = facts["input"]["image_size"]
+    lineage = lineage_of(path)
+    return replace(
+        report,
+        sha256=file_sha256(path),
+        lineage=lineage,
+        pretraining_s=math.fsum(link["wall_clock_s"] for link in lineage),
+        image_size=size,
+    )
+
+
+def _check_backbone(path: Path, facts: Mapping[str, Any], cfg: BackboneConfig) -> None:
+    theirs = facts["backbone"]
+    if theirs != cfg.name:
+        raise WeightsError(
+            "backbone.weights", f"{path} holds {theirs}, the backbone is {cfg.name}", f"backbone.name={theirs}"
+        )
+    kwargs = facts["kwargs"]
+    for key in sorted({*kwargs, *cfg.kwargs}):
+        if not _MAY_DIFFER.search(key) and kwargs.get(key) != cfg.kwargs.get(key):
+            raise WeightsError(
+                "backbone.kwargs",
+                f"{key} is {cfg.kwargs.get(key)}, and {path} was trained with {kwargs.get(key)}",
+                f"backbone.kwargs.{key}={kwargs[key]}" if key in kwargs else f"leave {key} out",
+            )
+
+
+def _complete(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The backbone's tensors of an own checkpoint: what it holds, over the base where that is not everything."""
+    held = _backbone_part(_read(path), own=True)
+    base = base_of(path, facts)
+    if facts["holds"] == "all" or base is None:
+        return held
+    net = create_net(facts["backbone"], facts["kwargs"], facts["input"]["image_size"], seed=0, for_weights=True)
+    cfg = BackboneConfig(
+        name=facts["backbone"], weights=base.weights, kwargs=facts["kwargs"], preprocessing=AS_PRETRAINED
+    )
+    load_weights(net, cfg, base)
+    whole = net.module.state_dict()
+    if wrong := [name for name in held if name not in whole or whole[name].shape != held[name].shape]:
+        raise WeightsError(
+            str(path), f"{len(wrong)} of its tensors do not fit its base, e.g. {wrong[0]}", "run its job again"
+        )
+    return {**whole, **held}
+
+
+def starts_random(cfg: BackboneConfig) -> bool:
+    """Whether no weights from elsewhere stand at the start of the chain that ``cfg.weights`` ends."""
     path = locate(cfg.weights)
     if path is None:
-        source = "random" if cfg.weights == "random" else _hub_name(net)
-        return WeightsReport(source, None, 0 if cfg.weights == "random" else len(net.state_dict()))
-    image_size = _own_image_size(path, cfg)
-    state = _backbone_part(_read(path))
-    classifier = _classifier_names(net)
-    dropped = [name for name in state if name.rpartition(".")[0] in classifier]
-    state = {name: tensor for name, tensor in state.items() if name not in dropped}
-    _refuse_mismatch(net, state, path)
-    net.load_state_dict(state, strict=False)  # strict but for the optional counters: checked above
-    return WeightsReport(
-        str(path), weights_digest(cfg.weights), len(state), len(dropped), _pretraining_s(path), image_size
-    )
+        return cfg.weights == "random"
+    facts = checkpoint_facts(path)
+    return facts is not None and facts["base"] is None
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        # Stated here, the environment cannot change it: TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD only moves torch's default.
         content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, expected a state_dict")
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise WeightsError(
-            str(path), f"cannot be read ({reason})", "give a .safetensors file or a plain state_dict"
+            str(path), f"cannot be read ({first_line(error)})", "give a .safetensors file or a plain state_dict"
         ) from None
     for key in ("state_dict", "model"):
         content = content[key] if isinstance(content, dict) and isinstance(content.get(key), dict) else content
-    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    return {name.removeprefix("module."): value for name, value in tensors.items()}
+    return clean_state_dict({str(name): value for name, value in content.items() if isinstance(value, Tensor)})
 
 
-def _backbone_part(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _backbone_part(state: dict[str, Tensor], own: bool) -> dict[str, Tensor]:
     """An own checkpoint holds ``backbone.net.*`` and ``head.*``; a timm checkpoint holds the bare names."""
-    own = {name.removeprefix("backbone.net."): t for name, t in state.items() if name.startswith("backbone.net.")}
-    return own or state
-
-
-def _classifier_names(net: nn.Module) -> set[str]:
-    names = getattr(net, "default_cfg", {}).get("classifier") or ()
-    return {names} if isinstance(names, str) else set(names)
-
-
-def _refuse_mismatch(net: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    wanted = net.state_dict()
-    missing = [name for name in wanted if name not in state and not _OPTIONAL.search(name)]
-    unexpected = [name for name in state if name not in wanted]
-    misshapen = [name for name in state if name in wanted and state[name].shape != wanted[name].shape]
-    if missing or unexpected or misshapen:
-        counts = f"{len(missing)} tensors missing, {len(unexpected)} unexpected, {len(misshapen)} of another shape"
-        example = (missing or unexpected or misshapen)[0]
-        raise WeightsError(
-            "backbone.weights",
-            f"{path} does not fit: {counts}, e.g. {example}, of {len(wanted)} expected",
-            "check backbone.name and backbone.kwargs against the file",
-        )
-
-
-def _own_image_size(path: Path, cfg: BackboneConfig) -> int | None:
-    """Check an own checkpoint against the facts beside it, its hash and its backbone; returns its image size."""
-    side = path.with_suffix(".json")
-    if path.name != CHECKPOINT_FILE or not side.is_file():
-        return None
-    facts = _json(side)
-    theirs, name = facts.get("backbone"), cfg.name
-    if facts.get("sha256") != weights_digest(cfg.weights):
-        raise WeightsError(
-            str(path), f"not the file that {side.name} describes (sha256)", "it is damaged: run its job again"
-        )
-    if theirs != name:
-        raise WeightsError(
-            "backbone.weights", f"{path} holds {theirs}, the backbone is {name}", f"backbone.name={theirs}"
-        )
-    size = facts.get("input", {}).get("image_size")
-    return int(size) if size is not None else None
-
-
-def _pretraining_s(path: Path) -> float:
-    record = path.parent / RECORD_FILE
-    if not record.is_file():
-        return 0.0
-    content = _json(record)
-    return float(content["wall_clock_s"]) + float(content["pretraining_s"])
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            str(path), f"cannot be read ({error})", "run the source again, or move the file away"
-        ) from None
-    assert isinstance(content, dict)
-    return content
-
-
-def _hub_name(net: nn.Module) -> str:
-    """What timm says of the origin; which of the keys it fills depends on the model's age."""
-    cfg = getattr(net, "pretrained_cfg", {})
-    return str(cfg.get("hf_hub_id") or cfg.get("url") or cfg.get("file") or "pretrained")
+    prefix = "backbone.net."
+    part = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return part if own or part else state

@@ -30,6 +30,8 @@ class TrainerConfig:
         memory_format: Layout of images and convolution weights in memory; changes speed, and results by rounding.
         compile_backend: Of ``torch.compile`` for the training step; null does not compile.
         resume_interval_s: At the end of an epoch, write what a resume needs if the last time was this long ago.
+        checkpoint: What a run keeps of its weights: ``trained``, the tensors that could change, which need the file
+            that the run started from to be a model again; ``all``; or ``none``.
     """
 
     name: Literal["default"]
@@ -48,6 +50,7 @@ class TrainerConfig:
     memory_format: Literal["contiguous", "channels_last"]
     compile_backend: Literal["inductor", "aot_eager", "eager"] | None
     resume_interval_s: float
+    checkpoint: Literal["trained", "all", "none"]
 
     def __post_init__(self) -> None:
         for key in ("max_epochs", "batch_size", "eval_batch_size", "accumulation"):

@@ -68,7 +68,7 @@ def make_record(
         trained_parameters=sum(trained.values()),
         total_parameters=sum(block.size for block in layout.all_blocks),
         learning_rate=parts.lr,
-        weights=dataclasses.asdict(parts.weights),
+        weights=json.loads(json.dumps(dataclasses.asdict(parts.weights))),  # lists, as they read back
         still_rising=history.still_rising(),
         wall_clock_s=time.perf_counter() - history.started,
         pretraining_s=parts.weights.pretraining_s,

@@ -36,7 +36,7 @@ class FreezeAudit:
         self._may_be_still = set(phase.lr_multiplier)
         # Copies on the CPU: device memory is what training is short of.
         self._before = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        self._may_move = set(phase.lr_multiplier) | _live_statistics(model, layout, phase)
+        self._may_move = set(phase.lr_multiplier) | live_statistics(model, layout, phase)
         _check_groups(model, phase, optimizer)
 
     def see_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -82,7 +82,7 @@ class FreezeAudit:
             raise _broken(moved, "frozen, but moved", when)
 
 
-def _live_statistics(model: nn.Module, layout: ModelLayout, phase: Phase) -> set[str]:
+def live_statistics(model: nn.Module, layout: ModelLayout, phase: Phase) -> set[str]:
     """Buffers that the plan lets move. From the plan alone: a wrong mode must not excuse itself."""
     if phase.norm_stats == "frozen":
         return set()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from tl_experiments.backbones.layout import layout_of
+from tl_experiments.backbones.report import WeightsReport
 from tl_experiments.backbones.timm_backbone import TimmBackbone, build_backbone
-from tl_experiments.backbones.weights import WeightsReport
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.transforms import Geometry
@@ -19,8 +17,6 @@ from tl_experiments.strategies.plans import check_plan
 from tl_experiments.training.model import TransferModel
 from tl_experiments.training.phases import PhaseSteps, phase_steps
 from tl_experiments.types import ModelLayout, Objective
-
-_MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def build(cfg: TrainConfig) -> Parts:
     plan = cfg.freeze_strategy.plan(layout)
     check_plan(plan, layout)
     phases = phase_steps(plan, data.steps_per_epoch, cfg.trainer.max_epochs)
-    model = TransferModel(backbone, head, layout, _MEMORY_FORMATS[cfg.trainer.memory_format])
+    model = TransferModel(backbone, head, layout, cfg.trainer.memory_format)
     if cfg.trainer.gradient_checkpointing:
         backbone.checkpoint_gradients()
     objective = build_objective(cfg.objective)
@@ -84,9 +80,11 @@ def _notes(cfg: TrainConfig, backbone: TimmBackbone, layout: ModelLayout) -> tup
 
 def _size_notes(backbone: TimmBackbone) -> tuple[str, ...]:
     theirs, ours = backbone.report.image_size, backbone.input_spec.image_size
+    adaptations = backbone.report.adaptations()
     if theirs is None or theirs == ours:
-        return ()
+        return adaptations
     return (
+        *adaptations,
         f"The weights were trained on images of {theirs} px and this run uses {ours} px: "
         f"backbone.preprocessing.image_size={theirs} would match.",
     )

@@ -9,6 +9,8 @@ from tl_experiments.backbones.timm_backbone import TimmBackbone
 from tl_experiments.strategies.apply import modules_held_in_eval, set_requires_grad
 from tl_experiments.types import ModelLayout, Phase
 
+_MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
 
 class TransferModel(nn.Module):
     """uint8 images to logits; frozen parts stay frozen whatever mode the model is put in.
@@ -17,29 +19,29 @@ class TransferModel(nn.Module):
         backbone: Images to features.
         head: Features to logits.
         layout: Of both, with the parameter names of this module.
-        memory_format: Of convolution weights and images.
+        memory_format: ``contiguous`` or ``channels_last``, of convolution weights and images.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, backbone: TimmBackbone, head: nn.Module, layout: ModelLayout, memory_format: torch.memory_format
+        self, backbone: TimmBackbone, head: nn.Module, layout: ModelLayout, memory_format: str = "contiguous"
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.layout = layout
-        self.memory_format = memory_format
+        self._memory_format = _MEMORY_FORMATS[memory_format]
         self._held_in_eval: list[nn.Module] = []
         for name, values in (("mean", backbone.input_spec.mean), ("std", backbone.input_spec.std)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255, persistent=False)
-        backbone.to(memory_format=memory_format)
+        backbone.to(memory_format=self._memory_format)
 
     def forward(self, image: Tensor) -> Tensor:
         """uint8 images ``(n, 3, size, size)`` to logits ``(n, n_classes)``; normalised here, on the device."""
         normalised = (image.to(self.mean.dtype) - self.mean) / self.std
-        return self.head(self.backbone(normalised.contiguous(memory_format=self.memory_format)))
+        return self.head(self.backbone(normalised.contiguous(memory_format=self._memory_format)))
 
     def begin(self, phase: Phase) -> None:
         """Freeze and unfreeze as ``phase`` says, from now on."""

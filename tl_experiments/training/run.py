@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from pathlib import Path
@@ -14,12 +13,13 @@ from tl_experiments.data.items import Split
 from tl_experiments.records import RECORD_FILE, RunRecord
 from tl_experiments.training.account import make_record, write_start
 from tl_experiments.training.build import build
+from tl_experiments.training.checkpoint import write_checkpoint
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name
 from tl_experiments.training.fit import fit
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.metrics import Predictions
-from tl_experiments.training.outputs import write_checkpoint, write_predictions
+from tl_experiments.training.outputs import write_predictions
 from tl_experiments.training.resume import remove_resume_points
 from tl_experiments.training.summary import layout_table, summary_lines
 
@@ -65,8 +65,7 @@ def run(cfg: TrainConfig, folder: Path | str | None = None) -> RunRecord:
     splits: dict[Split, Predictions] = {"val": history.best_predictions, "test": module.predictions}
     classes = parts.data.spec.classes
     write_predictions(target, splits, {split: parts.data.item_ids(split) for split in splits}, classes)
-    facts = {"backbone": cfg.backbone.name, "classes": classes, "job_id": identity}
-    write_checkpoint(target, parts.model, {**facts, "input": dataclasses.asdict(parts.model.backbone.input_spec)})
+    write_checkpoint(target, cfg, identity, parts)
     record = make_record(cfg, identity, parts, history, module, accelerator, precision)
     record.write(target)
     remove_resume_points(target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tl_experiments.backbones.report import WeightsReport
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.strategies.plans import frozen_prefix
 from tl_experiments.training.build import Parts
@@ -19,7 +20,8 @@ def summary_lines(cfg: TrainConfig, parts: Parts, device: str, precision: str) -
     for note in (*spec.notes, *parts.notes):
         yield f"          note: {note}"
     total = sum(block.size for block in parts.model.layout.all_blocks)
-    yield f"backbone  {cfg.backbone.name}: {total:,} parameters with the head, weights {parts.weights.source}"
+    yield f"backbone  {cfg.backbone.name}: {total:,} parameters with the head"
+    yield f"weights   {weights_line(parts.weights)}"
     for phase in parts.phases:
         trained = sum(trained_parameters(parts, phase).values())
         rates = phase.learning_rates(parts.lr)
@@ -29,6 +31,21 @@ def summary_lines(cfg: TrainConfig, parts: Parts, device: str, precision: str) -
             f"{_prefix(parts, phase)}, for {phase.steps} steps at {cfg.optimizer.name} lr {span}"
         )
     yield f"device    {device}, {precision}"
+
+
+def weights_line(weights: WeightsReport) -> str:
+    """Source and account of the weights, in one line."""
+    if weights.source == "random":
+        return "random"
+    counts = {
+        "of the source's classifier dropped": weights.classifier_dropped,
+        "beside the backbone left out": weights.unexpected.count,
+        "resized": len(weights.resized),
+        "adapted to the channels": len(weights.adapted),
+    }
+    more = "".join(f", {count} {what}" for what, count in counts.items() if count)
+    runs = f", after {len(weights.lineage)} own run{'s' if len(weights.lineage) > 1 else ''}" if weights.lineage else ""
+    return f"{weights.source}: {weights.matched} of {weights.total} tensors matched{more}{runs}"
 
 
 def _prefix(parts: Parts, phase: PhaseSteps) -> str:

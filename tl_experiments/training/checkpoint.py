@@ -1,0 +1,142 @@
+"""A run's weights: what its checkpoint holds, and the run's model from it, as it was tested."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from tl_experiments.backbones.layout import layout_of
+from tl_experiments.backbones.locate import CHECKPOINT_FILE, Base, checkpoint_facts, locate
+from tl_experiments.backbones.nets import input_channels
+from tl_experiments.backbones.timm_backbone import restore_backbone
+from tl_experiments.config.heads import Head
+from tl_experiments.config.schema import TrainConfig
+from tl_experiments.config.typed import typed
+from tl_experiments.errors import WeightsError
+from tl_experiments.heads import build_head
+from tl_experiments.records import write_atomically
+from tl_experiments.training.audit import live_statistics
+from tl_experiments.training.build import Parts
+from tl_experiments.training.identity import arm
+from tl_experiments.training.model import TransferModel
+
+
+def write_checkpoint(folder: Path, cfg: TrainConfig, identity: str, parts: Parts) -> Path | None:
+    """Write ``checkpoint.safetensors``, and beside it ``checkpoint.json``, which names the base and the file's sha256.
+
+    With ``trainer.checkpoint=trained`` the file holds the head and what the plan lets move; the rest is the base's,
+    to the bit, which the audit has seen. A run from random weights has no base and stores everything.
+
+    Returns:
+        The file; None with ``trainer.checkpoint=none``.
+    """
+    path = folder / CHECKPOINT_FILE
+    if cfg.trainer.checkpoint == "none":
+        path.unlink(missing_ok=True)
+        path.with_suffix(".json").unlink(missing_ok=True)
+        return None
+    base = _base(folder, cfg, parts)
+    whole = cfg.trainer.checkpoint == "all" or base is None
+    moved = _may_have_moved(parts)
+    kept = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in parts.model.state_dict().items()
+        if whole or name in moved or name.startswith("head.")
+    }
+    # The base's hash inside the file makes the file's hash stand for the whole model.
+    data = save(_without_sharing(kept), {"base_sha256": base.sha256} if base is not None and not whole else None)
+    write_atomically(path, data)
+    facts = {
+        "backbone": cfg.backbone.name,
+        "kwargs": {**cfg.backbone.kwargs, **_channels(parts)},
+        "input": dataclasses.asdict(parts.model.backbone.input_spec),
+        "head": dataclasses.asdict(cfg.head),
+        "memory_format": cfg.trainer.memory_format,
+        "classes": parts.data.spec.classes,
+        "freeze_strategy": arm(cfg)["freeze_strategy"],
+        "job_id": identity,
+        "holds": "all" if whole else "trained",
+        "base": None if base is None else dataclasses.asdict(base),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    return path
+
+
+def load_run(folder: Path | str) -> TransferModel:
+    """The model of a finished run, backbone and head, in eval mode: on the same images it gives the run's logits.
+
+    To train on from a run, give its folder as ``backbone.weights`` instead: that takes the backbone alone, and the new
+    run gets a new head even where the classes are the same, so that all arms of a comparison start equal.
+
+    Args:
+        folder: Of a run, or of a sweep with exactly one.
+
+    Raises:
+        WeightsError: No checkpoint, a damaged one, or one whose base is gone or another.
+    """
+    path = locate(str(folder))
+    facts = checkpoint_facts(path) if path is not None else None
+    if path is None or facts is None:
+        raise WeightsError(str(folder), "no checkpoint of a run", "name the folder of a finished run")
+    backbone = restore_backbone(path, facts)
+    head = build_head(typed(_WithHead, {"head": facts["head"]}).head, backbone.feature_dim, len(facts["classes"]), 0)
+    state = load_file(path)
+    head.load_state_dict({name.removeprefix("head."): t for name, t in state.items() if name.startswith("head.")})
+    return TransferModel(backbone, head, layout_of(backbone, head), facts["memory_format"]).eval()
+
+
+@dataclass(frozen=True)
+class _WithHead:
+    head: Head
+
+
+def _base(folder: Path, cfg: TrainConfig, parts: Parts) -> Base | None:
+    weights = parts.weights
+    if weights.sha256 is None:
+        return None
+    path = locate(cfg.backbone.weights)
+    if path is None:
+        return Base(
+            weights="pretrained", beside=None, source=weights.source, commit=weights.commit, sha256=weights.sha256
+        )
+    absolute = path.absolute()
+    return Base(
+        weights=str(absolute),
+        beside=os.path.relpath(absolute, folder.absolute()),
+        source=weights.source,
+        commit=None,
+        sha256=weights.sha256,
+    )
+
+
+def _may_have_moved(parts: Parts) -> set[str]:
+    """Parameters that any phase trains, and statistics that it lets move."""
+    moved: set[str] = set()
+    for steps in parts.phases:
+        moved |= set(steps.phase.lr_multiplier) | live_statistics(parts.model, parts.model.layout, steps.phase)
+    return moved
+
+
+def _channels(parts: Parts) -> Mapping[str, Any]:
+    channels = input_channels(parts.model.backbone.net)
+    return {} if channels == 3 else {"in_chans": channels}
+
+
+def _without_sharing(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """safetensors refuses tensors that share memory, as tied weights do: each gets its own."""
+    seen: set[int] = set()
+    own = {}
+    for name, tensor in state.items():
+        own[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
+        seen.add(tensor.data_ptr())
+    return own
