@@ -98,13 +98,11 @@ def test_warm_restarts_are_torchs(cycles, longer, first):
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 100])
 @pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "scheduler").glob("*.yaml")))
-def test_every_schedule_stays_positive_until_its_last_step(name, steps):
-    """A rate of 0 in mid-phase would be a step thrown away; above 1 it would exceed the base rate."""
+def test_no_schedule_wastes_a_step(name, steps):
+    """A rate of 0 would be a step thrown away; above 1 it would exceed the base rate."""
     multiplier = schedule(compose([f"scheduler={name}"]).scheduler, steps)
     rates = [multiplier(step) for step in range(steps)]
-    assert all(0 < rate <= 1 for rate in rates[:-1])
-    assert 0 <= rates[-1] <= 1
-    assert max(rates) > 0
+    assert all(0 < rate <= 1 for rate in rates)
 
 
 def test_warmup_rises_linearly_and_never_starts_at_zero():

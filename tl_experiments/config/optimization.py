@@ -129,7 +129,7 @@ class OneCycle:
     Args:
         warmup_fraction: Share of the phase's steps in which the rate rises, in (0, 1).
         initial_fraction: Rate at the first step as a share of the base rate, in (0, 1].
-        final_fraction: Rate at the last step as a share of the base rate, in [0, 1].
+        final_fraction: Rate at the last step as a share of the base rate, in (0, 1].
     """
 
     name: Literal["one_cycle"]
@@ -140,7 +140,7 @@ class OneCycle:
     def __post_init__(self) -> None:
         require(0 < self.warmup_fraction < 1, "warmup_fraction", self.warmup_fraction, "(0, 1)")
         require(0 < self.initial_fraction <= 1, "initial_fraction", self.initial_fraction, "(0, 1]")
-        require(0 <= self.final_fraction <= 1, "final_fraction", self.final_fraction, "[0, 1]")
+        require(0 < self.final_fraction <= 1, "final_fraction", self.final_fraction, "(0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
