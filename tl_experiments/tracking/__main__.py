@@ -1,6 +1,7 @@
 """``python -m tl_experiments.tracking NAME FOLDER``: the process that feeds one tracker.
 
-Its options come as one line of JSON on stdin; the end of stdin says that the command has ended, however it did.
+Its options, and the seconds that it has after the command's end, come as a line of JSON on stdin; the end of stdin says
+that the command has ended, however it did.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_experiments.tracking.follow import Tracker, follow, reason
-from tl_experiments.tracking.process import FINISH_S, LATE
+from tl_experiments.tracking.process import LATE
 
 _LESS_URGENT = 10  # niceness: training goes first
 
@@ -26,9 +27,9 @@ def main(name: str, folder: Path) -> int:
     with contextlib.suppress(OSError):
         os.nice(_LESS_URGENT)
     stdin = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115  select() must see what is not read yet
-    options = json.loads(stdin.readline())
+    order = json.loads(stdin.readline())
     try:
-        tracker = make(name, folder, options, _say)
+        tracker = make(name, folder, order["options"], _say)
     except Exception as error:
         _say(f"{name}: cannot be used ({reason(error)}); the records are complete without it")
         return 0
@@ -38,7 +39,7 @@ def main(name: str, folder: Path) -> int:
         nonlocal over
         if not over and select.select([stdin], [], [], seconds)[0]:
             over = True
-            _end_in(FINISH_S, tracker)
+            _end_in(order["finish_s"], tracker)
         return over
 
     follow(folder, name, tracker, ended, _say)

@@ -20,9 +20,9 @@ from typing import Any
 from tl_experiments.errors import ConfigError
 from tl_experiments.safe_text import plain
 
-FINISH_S = 25.0  # that a tracker has after the command's end
-LATE = 3  # exit code of a tracker that needed longer
-_WAIT_S = 30.0
+LATE = 3  # exit code of a tracker that had no time to finish
+_FINISH_S = 25.0  # that a tracker has after the command's end, to say itself what is missing
+_WAIT_S = 30.0  # after which it is ended
 _WAIT_AFTER_CTRL_C_S = 5.0
 _QUIET_S = 2.0  # of waiting before it is said
 _NEEDS = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
@@ -78,7 +78,7 @@ def _start(name: str, folder: Path, options: Mapping[str, Any]) -> _Started:
     )
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(json.dumps(options).encode() + b"\n")
+        process.stdin.write(json.dumps({"options": options, "finish_s": _FINISH_S}).encode() + b"\n")
         process.stdin.flush()
     thread = threading.Thread(target=_pass_on, args=(process,), daemon=True, name=f"lines of {name}")
     thread.start()

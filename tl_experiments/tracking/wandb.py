@@ -102,7 +102,7 @@ class Wandb:
             yield f"wandb: runs written offline: {self._offline_runs}; to upload them: wandb sync {where}"
         if late:
             paths = " ".join(str(self._folder / "wandb" / name) for name in late)
-            yield f"wandb: runs not uploaded yet: {len(late)}; to upload them: wandb sync {paths}"
+            yield f"wandb: runs not uploaded yet: {len(late)}; to upload them: wandb sync --include-online {paths}"
 
     def _begin(self, run: Run) -> _Open:
         _make_writable(self._folder / "wandb")
@@ -135,12 +135,13 @@ class Wandb:
             resume="allow" if mode == "online" else None,
             settings=wandb.Settings(
                 # Metadata hold the command line and the host's name, which may say too much
-                x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True, disable_git=True,
+                x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
+                x_save_requirements=False, disable_git=True,
                 disable_code=True, console="off", silent=True, init_timeout=_INIT_TIMEOUT_S,
             ),
         )  # fmt: skip
         # An online run that goes on says where it stands; an offline file is always whole
-        return _Open(run, entered, entered.step - 1)
+        return _Open(run, entered, entered.starting_step - 1)
 
     def _reachable(self) -> bool:
         """Whether there are a key and a server that answers; says what is not as expected."""
