@@ -64,7 +64,8 @@ class Stub:
         return {
             "id": name, "name": name, "historyLineCount": len(history), "eventsLineCount": 0, "logLineCount": 0,
             "historyTail": json.dumps([json.dumps(line) for line in history[-1:]]), "eventsTail": "[]",
-            "config": "{}", "summaryMetrics": json.dumps(self.summaries.get(name, {})), "tags": [], "wandbConfig": '{"t": 1}',
+            "config": "{}", "summaryMetrics": json.dumps(self.summaries.get(name, {})), "tags": [],
+            "wandbConfig": '{"t": 1}',
         }  # fmt: skip
 
     def stream(self, name: str, body: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from tl_experiments.tracking.runs import Run
 
 _NAME = "wandb"
 _ANSWER_TIMEOUT_S = 5
-_INIT_TIMEOUT_S = 15
+_TIMEOUT_S = 15  # of W&B's own waiting, at a run's start and end; WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT change it
 _TAG_LIMIT = 64  # W&B's
 
 
@@ -30,11 +31,12 @@ class _Open:
     complete: bool = False
 
     def end(self, code: int) -> None:
-        """Complete it; that waits for the upload, for ever if the server is gone, so the others go on meanwhile."""
+        """Complete it in a thread: that waits for the upload, long if the server is gone, and the others go on."""
 
         def finish() -> None:
-            self.entered.finish(code)
-            self.complete = True
+            with contextlib.suppress(Exception):  # a time-out, above all; the run stays in the list of what is missing
+                self.entered.finish(code)
+                self.complete = True
 
         self.ending = threading.Thread(target=finish, daemon=True)
         self.ending.start()
@@ -58,6 +60,8 @@ class Wandb:
         self._open: dict[str, _Open] = {}
         self._offline_runs = 0
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        for name in ("WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT"):
+            os.environ.setdefault(name, str(_TIMEOUT_S))
         for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # their defaults are in the home folder
             os.environ.setdefault(name, str(folder / "wandb"))
 
@@ -137,7 +141,7 @@ class Wandb:
                 # Metadata hold the command line and the host's name, which may say too much
                 x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
                 x_save_requirements=False, disable_git=True,
-                disable_code=True, console="off", silent=True, init_timeout=_INIT_TIMEOUT_S,
+                disable_code=True, console="off", silent=True, finish_timeout_raises=True,
             ),
         )  # fmt: skip
         # An online run that goes on says where it stands; an offline file is always whole
@@ -146,6 +150,7 @@ class Wandb:
     def _reachable(self) -> bool:
         """Whether there are a key and a server that answers; says what is not as expected."""
         import requests
+
         import wandb
 
         url = wandb.setup().settings.base_url
