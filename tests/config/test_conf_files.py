@@ -21,7 +21,9 @@ EXPERIMENTS = list(choices("experiment"))
 def test_every_choice_composes(group, choice, tmp_path):
     free = {"timm": ["backbone.name=resnet18"], "image_folder": [f"dataset.root={tmp_path}"]}.get(choice, [])
     node = getattr(compose([f"{group}={choice}", *free]), group)
-    if group != "backbone":
+    if group == "tracker":
+        assert list(node.chosen()) == ([] if choice == "none" else [choice])
+    elif group != "backbone":
         assert node.name == choice  # one name everywhere
     else:
         assert node.name in timm.list_models()

@@ -36,9 +36,10 @@ class SweepFolder:
         (self.folder / "sweep.json").write_text(json.dumps({"jobs": list(self.jobs.values())}))
 
     def line(self, run: str, step: int, accuracy: float = 0.5) -> None:
+        """All values are exact in single precision, which is what TensorBoard keeps."""
         values = {
             "step": step, "epoch": step / 4, "phase": 0, "train_loss": None if step == 0 else 1.5,
-            "val_accuracy": accuracy, "val_nll": 0.25, "seconds": step / 10,
+            "val_accuracy": accuracy, "val_nll": 0.25, "seconds": step / 8,
         }  # fmt: skip
         with (self.folder / run / "metrics.jsonl").open("a") as stream:
             stream.write(json.dumps(values) + "\n")
