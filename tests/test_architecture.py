@@ -14,11 +14,12 @@ import tl_experiments
 
 PACKAGE = Path(tl_experiments.__file__).parent
 
-_BASE = {"errors", "types", "records", "seeds"}
+_BASE = {"errors", "types", "records", "seeds", "safe_text"}
 MAY_IMPORT = {
     "errors": set(),
     "types": set(),
     "seeds": set(),
+    "safe_text": set(),
     "records": {"errors"},
     "strategies": _BASE,
     "config": _BASE | {"strategies"},
@@ -28,8 +29,8 @@ MAY_IMPORT = {
     "objectives": _BASE | {"config"},
     "training": _BASE | {"config", "strategies", "data", "backbones", "heads", "objectives"},
     "sweeps": _BASE | {"config", "training"},
-    "analysis": {"errors", "types", "records"},
-    "tracking": {"errors", "types", "records"},
+    "analysis": {"errors", "types", "records", "safe_text"},
+    "tracking": {"errors", "types", "records", "safe_text"},
     "help": _BASE | {"config"},
     "cli": {*_BASE, "config", "help", "training", "sweeps", "analysis", "tracking", "__init__"},
     "__init__": {"config", "records", "training", "analysis"},
@@ -95,6 +96,8 @@ HEAVY = {"torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "w
         "strategies.plans",
         "analysis",
         "records",
+        "tracking.__main__",
+        "tracking.process",
         "sweeps.sweep",
         "sweeps.expand",
     ],

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tl_experiments.errors import ConfigError, UserError
+from tl_experiments.safe_text import redacted_text
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tl_experiments.config.schema import TrainConfig
     from tl_experiments.sweeps.sweep import Outcome
 
 HELP = """\
@@ -126,7 +126,7 @@ class Command:
 
     def __init__(self, verb: str, arguments: Sequence[str]) -> None:
         self.verb = verb
-        self.line = shlex.join(["tl", verb, *arguments])
+        self.line = redacted_text(shlex.join(["tl", verb, *arguments]))  # it is written down
         self.execute: Callable[[], int] = lambda: OK  # Hydra itself answered, for example --cfg
 
     def __call__(self, composed: Any) -> None:
@@ -144,7 +144,7 @@ class Command:
     def _single(self, composed: Any, overrides: list[str], params: list[str]) -> int:
         """Train one job in this process."""
         from tl_experiments.config.compose import plain_config
-        from tl_experiments.sweeps.jobs import make_job, sweep_folder
+        from tl_experiments.sweeps.jobs import make_job, sweep_folder, without_secrets
 
         job = make_job(overrides, plain_config(composed))
         if params:
@@ -156,17 +156,26 @@ class Command:
             return OK
         from tl_experiments.sweeps.sweep import run_single
         from tl_experiments.sweeps.worker import start_logging
+        from tl_experiments.tracking.process import check_installed, following
 
         start_logging()
-        outcome = run_single(job, sweep_folder([job], overrides), self.line)
-        return self._finish(outcome, job.config, compare=False)
+        trackers = job.config.tracker.chosen()
+        check_installed(trackers)
+        folder = sweep_folder([job], overrides)
+        (job,) = without_secrets([job])
+        with following(folder, trackers):
+            outcome = run_single(job, folder, self.line)
+            self._show(outcome, compare=False)
+        return self._name_failures(outcome)
 
     def _sweep(self, loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> int:
         """Plan the jobs, run those that are not done, compare the arms."""
+        from tl_experiments.config.compose import SEVERAL_TRACKERS
         from tl_experiments.sweeps.expand import compose_jobs
-        from tl_experiments.sweeps.jobs import make_job, sweep_folder
+        from tl_experiments.sweeps.jobs import make_job, sweep_folder, without_secrets
         from tl_experiments.sweeps.sweep import run_sweep
         from tl_experiments.sweeps.worker import start_logging
+        from tl_experiments.tracking.process import check_installed, following
 
         start_logging()
         composed = compose_jobs(loader, self.verb, list(config.hydra.overrides.hydra), job_overrides)
@@ -175,15 +184,17 @@ class Command:
             raise ConfigError(
                 "print_layout", "true in a sweep, which has many layouts", "print it for one job, without -m"
             )
-        outcome = run_sweep(jobs, sweep_folder(jobs, list(config.hydra.overrides.task)), self.line)
-        return self._finish(outcome, jobs[0].config, compare=self.verb == "train")
+        if any(one[1]["tracker"] != composed[0][1]["tracker"] for one in composed):
+            raise SEVERAL_TRACKERS
+        trackers = jobs[0].config.tracker.chosen()
+        check_installed(trackers)
+        folder = sweep_folder(jobs, list(config.hydra.overrides.task))
+        with following(folder, trackers):
+            outcome = run_sweep(without_secrets(jobs), folder, self.line)
+            self._show(outcome, compare=self.verb == "train")
+        return self._name_failures(outcome)
 
-    def _finish(self, outcome: Outcome, config: TrainConfig, compare: bool) -> int:
-        if config.tracker.name == "wandb":
-            from tl_experiments.tracking.wandb import push
-
-            for line in push(outcome.folder, config.tracker):
-                sys.stderr.write(f"{line}\n")
+    def _show(self, outcome: Outcome, compare: bool) -> None:
         if compare and outcome.ok:
             _show(outcome.folder)
         elif not outcome.bad:
@@ -191,16 +202,15 @@ class Command:
             sys.stdout.write(f"{again}{outcome.folder}\n")
             if self.verb == "pretrain":
                 sys.stdout.write(f"use it with the same backbone options: backbone.weights={outcome.folder}\n")
-        self._name_failures(outcome)
-        return SOME_FAILED if outcome.bad else OK
 
-    def _name_failures(self, outcome: Outcome) -> None:
-        """A line each, by what tells the job apart, with its log and the way to run it again."""
+    def _name_failures(self, outcome: Outcome) -> int:
+        """A line each, by what tells the job apart, with its log and the way to run it again; returns the exit code."""
         for entry in outcome.bad:
             name = " ".join(text for text in entry.overrides if text not in outcome.common) or f"job {entry.id}"
             log = f"; see {outcome.folder / entry.log}" if entry.log else ""
             again = "" if entry.state == "interrupted" else "; retry_failed=true runs it again"
             sys.stderr.write(printable(f"error: {name}: {entry.state}: {entry.cause}{log}{again}") + "\n")
+        return SOME_FAILED if outcome.bad else OK
 
 
 def _show(*folders: Path) -> None:

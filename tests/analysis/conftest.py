@@ -20,7 +20,7 @@ CONFIG: Mapping[str, Any] = {
     "scheduler": {"name": "cosine", "warmup_fraction": 0.1, "final_fraction": 0.0},
     "objective": {"name": "supervised", "label_smoothing": 0.0},
     "trainer": {"name": "default", "max_epochs": 20, "batch_size": 32, "eval_batch_size": 256, "num_workers": 0},
-    "tracker": {"name": "none"},
+    "tracker": {"csv": None, "wandb": None},
     "executor": {"name": "local", "jobs": None},
     "name": None,
     "output_dir": "outputs",

@@ -21,7 +21,7 @@ def chosen_factors(records):
     [
         ("seed", 9),
         ("executor.jobs", 4),
-        ("tracker.name", "wandb"),
+        ("tracker.wandb", {"project": "x"}),
         ("name", "x"),
         ("output_dir", "/elsewhere"),
         ("trainer.num_workers", 8),

@@ -6,6 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
+from tl_experiments import safe_text
 from tl_experiments.analysis import wording
 from tl_experiments.analysis.comparison import compare_records
 from tl_experiments.analysis.statistics import Estimate
@@ -203,7 +204,7 @@ def test_markdown_text(text, safe):
         (wording.listed, [], ""),
         (wording.listed, ["a"], "a"),
         (wording.listed, ["a", "b", "c"], "a, b and c"),
-        (wording.plain, "a\x1b[1mb\n c\u202e", "a[1mb c"),
+        (safe_text.plain, "a\x1b[1mb\n c\u202e", "a[1mb c"),
     ],
 )
 def test_wording(function, value, text):

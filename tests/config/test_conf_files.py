@@ -26,7 +26,9 @@ def test_every_choice_composes(group, choice, tmp_path):
     }
     free = needed.get((group, choice), [])
     node = getattr(compose([f"{group}={choice}", *free]), group)
-    if group != "backbone":
+    if group == "tracker":
+        assert list(node.chosen()) == ([] if choice == "none" else [choice])
+    elif group != "backbone":
         assert node.name == choice  # one name everywhere
     else:
         assert node.name in timm.list_models()

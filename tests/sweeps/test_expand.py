@@ -36,6 +36,7 @@ SWEEPS = [
     ["++backbone.kwargs={drop_rate: 0.3}", "dataset=digits,letters"],
     ["output_dir='~/a b',\"c(d)\",plain", "seed=0,1"],
     ["name=a,b", "output_dir=${name}/${seed}", "seed=3"],
+    ["tracker=[csv,wandb]", "tracker.wandb.project=x", "seed=0,1"],
     ["freeze_strategy=glob(f*)", "optimizer.betas=[0.9,0.99],[0.5,0.9]"],
 ]
 

@@ -196,7 +196,14 @@ def test_a_sweeps_name_stays_inside_its_root(tiny, name):
 
 def test_the_job_id_covers_what_changes_the_result_and_nothing_else(tiny, tmp_path):
     base = job_id(tiny())
-    same = ["executor.jobs=3", "tracker=wandb", "name=x", "retry_failed=true", "trainer.num_workers=2", "debug=true"]
+    same = [
+        "executor.jobs=3",
+        "tracker=[csv,wandb]",
+        "name=x",
+        "retry_failed=true",
+        "trainer.num_workers=2",
+        "debug=true",
+    ]
     assert {job_id(tiny(override)) for override in same} == {base}
     other = ["seed=1", "optimizer.lr_factor=2", "trainer.max_epochs=3", "freeze_strategy=full", "dataset.split_seed=1"]
     assert len({base, *(job_id(tiny(override)) for override in other)}) == len(other) + 1

@@ -1,55 +1,178 @@
-"""W&B offline, read back from the file that it wrote."""
+"""W&B, offline and against a server on loopback, read back by its own tools or as the server received it."""
 
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tl_experiments.tracking.wandb import push
-from tl_experiments.training.run import run
+from tests.tracking.conftest import CURVE_KEYS, SUMMARY, wait_for
+from tests.tracking.stub import Stub
+from tl_experiments.tracking.process import following
+
+OPTIONS = {"project": "transfer", "entity": None, "mode": "auto"}
+KEY = "canary" + "0" * 34
+SYNC = "to upload them: wandb sync"
+
+
+def tool(*arguments: str | Path) -> str:
+    command = [str(Path(sys.executable).with_name("wandb")), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def everything_below(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 @pytest.fixture
-def no_key(monkeypatch, tmp_path):
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
+def server(monkeypatch):
+    stub = Stub()
+    monkeypatch.setenv("WANDB_BASE_URL", stub.url)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB__FILE_STREAM_TRANSMIT_INTERVAL", "1")  # whole seconds; else 15
+    return stub
 
 
-def inspect(path: Path, *flags: str):
-    tool = Path(sys.executable).with_name("wandb")
-    done = subprocess.run([tool, "leet", "inspect", *flags, "--json", path], capture_output=True, text=True, check=True)
-    return done.stdout
+def inspected(folder: Path) -> dict:
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    return json.loads(tool("leet", "inspect", "--summary", "--json", file))
 
 
-def test_runs_are_entered_offline_without_a_key(tiny, tmp_path, no_key, monkeypatch):
-    monkeypatch.setenv("CANARY", "s3cret-canary")
-    cfg = tiny("tracker=wandb")
-    sweep = tmp_path / "sweep"
-    record = run(cfg, sweep / "job")
-    lines = list(push(sweep, cfg.tracker))
-    assert lines == [f"wandb: runs written offline: 1; to upload them: wandb sync {sweep}/wandb/offline-run-*"]
-    (file,) = sweep.glob("wandb/offline-run-*/*.wandb")
-    summary = inspect(file, "--summary")
-    assert str(record.metrics["test"]["accuracy"])[:8] in summary
-    assert "feature_extraction" in inspect(file)
-    everything = b"".join(path.read_bytes() for path in sweep.rglob("*") if path.is_file())
-    assert b"s3cret-canary" not in everything
-    assert list(push(sweep, cfg.tracker)) == []  # entered once
+def test_offline_without_a_key(sweep, said):
+    sweep.whole("a")
+    with following(sweep.folder, {"wandb": OPTIONS}):
+        pass
+    lines = [f"wandb: runs written offline: 1; {SYNC} {sweep.folder}/wandb/offline-run-*"]
+    assert said() == lines
+    found = inspected(sweep.folder)
+    assert SUMMARY.items() <= found["summary"].items()
+    assert found["config"]["arm"]["backbone"] == "resnet18"
+    with following(sweep.folder, {"wandb": OPTIONS}):
+        pass
+    assert said() == lines  # entered once
 
 
-def test_a_dead_server_costs_no_result(tiny, tmp_path, no_key, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+def test_online_runs_are_seen_while_they_train(sweep, said, server):
+    for run in ("a", "b"):
+        sweep.begin(run)
+        sweep.line(run, 0)
+    with following(sweep.folder, {"wandb": OPTIONS}):
+        for run in ("sweep-a", "sweep-b"):  # several at once
+            wait_for(lambda run=run: server.histories[run])
+        assert not server.exit_codes
+        sweep.line("a", 4, 0.25)
+        wait_for(lambda: len(server.histories["sweep-a"]) == 2, 30)
+        sweep.finish("a")
+        sweep.state("b", "diverged", "training: the loss is not finite at step 3 -> lower optimizer.lr")
+    assert said() == []
+    assert server.exit_codes == {"sweep-a": 0, "sweep-b": 1}
+    history = server.histories["sweep-a"]
+    assert [(line["_step"], line["val_accuracy"]) for line in history] == [(0, 0.5), (4, 0.25)]
+    assert {key for key in history[1] if not key.startswith("_")} == CURVE_KEYS
+    assert SUMMARY.items() <= server.summaries["sweep-a"].items()
+    assert server.configs["sweep-a"]["learning_rate"] == 0.001
+    assert server.configs["sweep-a"]["optimizer"] == {"lr": None}
+    first = server.upserts["sweep-a"]
+    assert (first["groupName"], first["jobType"]) == ("sweep", "last_n_blocks(n=2)")
+    assert first["displayName"] == "resnet18 last_n_blocks(n=2) lr 0.001 seed 0"
+    assert set(first["tags"]) == {"digits", "resnet18", "linear", "last_n_blocks(n=2)"}
+    failed = server.summaries["sweep-b"]
+    assert failed["state"] == "diverged"
+    assert failed["cause"].startswith("training: the loss is not finite at step 3")
+
+
+def test_an_interrupted_run_goes_on_where_the_server_stands(sweep, server):
+    sweep.begin("a")
+    sweep.line("a", 0)
+    sweep.line("a", 4)
+    with following(sweep.folder, {"wandb": OPTIONS}):
+        pass
+    assert server.summaries["sweep-a"]["state"] == "interrupted"
+    (sweep.folder / "a" / "metrics.jsonl").unlink()  # it starts over
+    sweep.whole("a")
+    with following(sweep.folder, {"wandb": OPTIONS}):
+        pass
+    assert [line["_step"] for line in server.histories["sweep-a"]] == [0, 4, 8]
+    assert server.summaries["sweep-a"]["state"] == "ok"
+
+
+def test_no_secret_arrives(sweep, server, said):
+    sweep.begin("a", config={"backbone": {"api_token": KEY}, "uri": f"https://user:{KEY}@host/x", "text": f"is {KEY}"})
+    sweep.line("a", 0)
+    sweep.state("a", "failed", f"HTTPError: https://user:{KEY}@host/x")
+    before = everything_below(sweep.folder / "a")
+    with following(sweep.folder, {"wandb": OPTIONS, "csv": {}}):
+        pass
+    assert server.configs["sweep-a"]["uri"] == "https://***@host/x"
+    assert server.configs["sweep-a"]["text"] == "is ***"
+    assert KEY.encode() in before  # what was made by hand above
+    for path in (sweep.folder / "a" / "start.json", sweep.folder / "sweep.json"):
+        path.unlink()
+    assert KEY.encode() not in everything_below(sweep.folder)
+    assert not [body for body in server.bodies if KEY.encode() in body]
+
+
+def test_a_closed_port_costs_a_line(sweep, said, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("tl_experiments.tracking.wandb._INIT_TIMEOUT_S", 3)
-    cfg = tiny("tracker=wandb")
-    run(cfg, tmp_path / "sweep" / "job")
-    lines = list(push(tmp_path / "sweep", cfg.tracker))
-    assert lines[0].startswith("wandb: no answer (")
-    assert lines[1].startswith("wandb: runs written offline: 1")
-    assert json.loads((tmp_path / "sweep" / "job" / "wandb.json").read_text()) == {"mode": "offline"}
+    sweep.whole("a")
+    with following(sweep.folder, {"wandb": OPTIONS}):
+        pass
+    assert said()[0] == "wandb: http://127.0.0.1:9 does not answer: ConnectionError; going on offline"
+    assert SYNC in said()[1]
+    assert SUMMARY.items() <= inspected(sweep.folder)["summary"].items()
+
+
+def test_a_port_that_never_answers_costs_a_line(sweep, said, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        sweep.whole("a")
+        since = time.monotonic()
+        with following(sweep.folder, {"wandb": OPTIONS}):
+            pass
+    assert time.monotonic() - since < 20
+    lines = [line for line in said() if line.startswith("wandb")]
+    assert "does not answer: ReadTimeout; going on offline" in lines[0]
+    assert SYNC in lines[1]
+
+
+def test_a_server_that_dies_in_mid_run(sweep, said, server, monkeypatch):
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "3")
+    sweep.begin("a")
+    sweep.line("a", 0)
+    with following(sweep.folder, {"wandb": OPTIONS}):
+        wait_for(lambda: server.histories["sweep-a"])
+        server.die()
+        sweep.line("a", 4)
+        sweep.finish("a")
+        since = time.monotonic()
+    assert time.monotonic() - since < 15
+    (line,) = [line for line in said() if SYNC in line]
+    assert line.startswith("wandb: runs not uploaded yet: 1; ")
+
+    again = Stub(server.port)  # the server is back, and the line that was printed works
+    tool("sync", *line.partition("wandb sync ")[2].split())
+    assert [one["_step"] for one in again.histories["sweep-a"]] == [0, 4]
+    assert SUMMARY.items() <= again.summaries["sweep-a"].items()
+
+    anew = Stub()  # or the same command again
+    monkeypatch.setenv("WANDB_BASE_URL", anew.url)
+    with following(sweep.folder, {"wandb": OPTIONS}):
+        pass
+    assert [one["_step"] for one in anew.histories["sweep-a"]] == [0, 4]
+
+
+def test_a_folder_that_cannot_be_written(sweep, said):
+    sweep.whole("a")
+    (sweep.folder / "wandb").write_text("a file where the folder should be")
+    with following(sweep.folder, {"wandb": OPTIONS, "csv": {}}):
+        pass
+    (line,) = said()
+    assert line.startswith("wandb: not all is entered (FileExistsError: ")
+    assert (sweep.folder / "csv" / "runs.csv").exists()

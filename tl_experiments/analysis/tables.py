@@ -9,17 +9,11 @@ from collections.abc import Sequence
 
 from tl_experiments.analysis.columns import caption, explanation, full_columns, job_name
 from tl_experiments.analysis.results import Comparison, Row
-from tl_experiments.analysis.wording import plain, seconds
+from tl_experiments.analysis.wording import seconds
+from tl_experiments.safe_text import csv_text, plain
 
-_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # spreadsheets run the full-width forms as well
 _MARKDOWN = re.compile(r"[\\`*\[\]|~$!#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _HTML = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
-
-
-def csv_text(text: str) -> str:
-    """A text cell that no spreadsheet runs: what would be read as a formula gets an apostrophe before it."""
-    safe = plain(text)
-    return f"'{safe}" if safe.startswith(_FORMULA) else safe
 
 
 def markdown_text(text: str) -> str:

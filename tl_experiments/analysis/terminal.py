@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from tl_experiments.analysis.columns import Column, caption, compact_columns, explanation, job_name
 from tl_experiments.analysis.results import Comparison, Row
-from tl_experiments.analysis.wording import plain, short
+from tl_experiments.analysis.wording import short
+from tl_experiments.safe_text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -2,26 +2,9 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 from tl_experiments.analysis.statistics import Estimate
-
-# Marks that reorder the text around them: a name could make a table read backwards.
-_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def plain(text: str) -> str:
-    """Text that cannot steer a terminal: one line, without control codes, reordering marks or lone surrogates."""
-    spaced = " ".join(text.split())
-    kept = []
-    for character in spaced:
-        category = unicodedata.category(character)
-        if category == "Cs":
-            kept.append("\ufffd")
-        elif category != "Cc" and character not in _BIDI:
-            kept.append(character)
-    return "".join(kept)
 
 
 def short(text: str, limit: int) -> str:

@@ -15,6 +15,7 @@ from tl_experiments.config.typed import did_you_mean, keys, members, typed
 from tl_experiments.errors import ConfigError
 
 _DEBUG = {"debug=true": "debug=traceback", "debug=false": "debug=none"}
+SEVERAL_TRACKERS = ConfigError("tracker", "swept, but it changes no result", "several at once: 'tracker=[csv,wandb]'")
 
 
 @cache
@@ -116,6 +117,8 @@ def unknown_key(key: str) -> ConfigError:
     group, _, rest = key.partition(".")
     if owners := [name for name, cls in members(TrainConfig, group).items() if rest in keys(cls)]:
         return ConfigError(key, "not an option of the choice at hand", f"only with {group}={' or '.join(owners)}")
+    if key in known_keys():  # an option of a choice of which several may stand at once
+        return ConfigError(key, "not an option of the choice at hand", f"only with {group}={rest.partition('.')[0]}")
     return ConfigError(key, "unknown key", did_you_mean(key, known_keys() | set(groups())))
 
 
@@ -123,6 +126,8 @@ def translate(error: Exception) -> ConfigError:
     """One of Hydra's exceptions, in our one line with a fix."""
     text = f"{error}\n{error.__cause__ or ''}"
     if match := re.search(r"Ambiguous value for argument '([^=]+)=", text):
+        if match[1] == "tracker":
+            return SEVERAL_TRACKERS
         return ConfigError(match[1], "several values, but this is a single run", "add -m for a sweep")
     if match := re.search(r"Could not override '([^']+)'", text):
         return unknown_key(match[1])

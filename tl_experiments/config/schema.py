@@ -16,7 +16,7 @@ from tl_experiments.config.heads import Head
 from tl_experiments.config.optimization import Optimizer, Scheduler, Supervised
 from tl_experiments.config.ranges import require
 from tl_experiments.config.running import Debug, FeatureCacheOff, LocalExecutor, TrainerConfig
-from tl_experiments.config.trackers import Tracker
+from tl_experiments.config.trackers import Trackers
 from tl_experiments.errors import ConfigError
 from tl_experiments.strategies.plans import Strategy
 
@@ -42,7 +42,7 @@ class TrainConfig:
     scheduler: Scheduler
     objective: Supervised
     trainer: TrainerConfig
-    tracker: Tracker
+    tracker: Trackers
     feature_cache: FeatureCacheOff
     executor: LocalExecutor
     name: str | None

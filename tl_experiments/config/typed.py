@@ -92,11 +92,11 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
     members = _members(hint)
+    if value is None and type(None) in members:
+        return None
     choices = [member for member in members if dataclasses.is_dataclass(member)]
     if choices:
         return typed(typing.cast(type, _choice(choices, value, path)), value, path)
-    if value is None and type(None) in members:
-        return None
     expected = " or ".join("null" if member is type(None) else _describe(member) for member in members)
     for member in members:
         converted = _leaf(member, value, path)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tl_experiments.config.compose import finish
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.config.timm_names import check_backbone_name
+from tl_experiments.config.trackers import Trackers
+from tl_experiments.config.typed import typed
 from tl_experiments.errors import ConfigError
+from tl_experiments.safe_text import redacted, redacted_text
 from tl_experiments.training.identity import job_id
 
 _CHANGES_NOTHING = re.compile(r"(executor|tracker|output_dir|retry_failed|debug=traceback|debug=none)\b")
@@ -43,6 +47,18 @@ def make_job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
     config = finish(plain)
     check_backbone_name(config.backbone.name)
     return Job(job_id(config), tuple(overrides), config)
+
+
+def without_secrets(jobs: Sequence[Job]) -> list[Job]:
+    """The jobs as they may be written down: without credentials in the trackers' options and the overrides."""
+    return [
+        replace(
+            job,
+            overrides=tuple(redacted_text(text) for text in job.overrides),
+            config=replace(job.config, tracker=typed(Trackers, redacted(dataclasses.asdict(job.config.tracker)))),
+        )
+        for job in jobs
+    ]
 
 
 def sweep_folder(jobs: Sequence[Job], overrides: Sequence[str]) -> Path:

@@ -1,1 +1,1 @@
-"""Views of finished runs in other people's tools. The records are the truth; nothing here is read back."""
+"""Views of runs in other people's tools, fed from the records by a process of their own; nothing here is read back."""

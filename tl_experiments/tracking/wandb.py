@@ -1,114 +1,183 @@
-"""Weights & Biases, fed from the records: a sweep is a group, a freeze strategy a job type."""
+"""Weights & Biases: a sweep is a group, a freeze strategy a job type, a job a run."""
 
 from __future__ import annotations
 
-import json
-import netrc
+import contextlib
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from tl_experiments.records import RECORD_FILE, RunRecord, write_atomically
+from tl_experiments.safe_text import redacted_text
+from tl_experiments.tracking.entries import ARM, Entered, cause, config, new_points, run_name, short, summary
+from tl_experiments.tracking.runs import Run
 
-_PUSHED_FILE = "wandb.json"
-_INIT_TIMEOUT_S = 30
-
-
-class WandbOptions(Protocol):
-    """What ``conf/tracker/wandb.yaml`` says."""
-
-    @property
-    def project(self) -> str: ...
-
-    @property
-    def entity(self) -> str | None: ...
-
-    @property
-    def mode(self) -> str: ...
+_NAME = "wandb"
+_ANSWER_TIMEOUT_S = 5
+_TIMEOUT_S = 15  # of W&B's own waiting, at a run's start and end; WANDB_INIT_TIMEOUT and WANDB_FINISH_TIMEOUT change it
+_TAG_LIMIT = 64  # W&B's
 
 
-def push(folder: Path, options: WandbOptions) -> Iterator[str]:
-    """Enter every finished run of a sweep that is not there yet; yields lines for the user.
+@dataclass
+class _Open:
+    """A run that W&B has begun and not completed."""
 
-    A tracker never costs a result: what fails online is written offline, and what fails altogether is said in a line.
+    run: Run
+    entered: Any  # wandb's run
+    step: int  # last step entered
+    ending: threading.Thread | None = None
+    complete: bool = False
+
+    def end(self, code: int) -> None:
+        """Complete it in a thread: that waits for the upload, long if the server is gone, and the others go on."""
+
+        def finish() -> None:
+            with contextlib.suppress(Exception):  # a time-out, above all; the run stays in the list of what is missing
+                self.entered.finish(code)
+                self.complete = True
+
+        self.ending = threading.Thread(target=finish, daemon=True)
+        self.ending.start()
+
+
+class Wandb:
+    """One W&B run a job, several open at once; offline where there is no key or no answer.
 
     Args:
-        folder: Of the sweep; its runs' files go to ``<folder>/wandb``.
-        options: Project, entity and mode (``auto`` is online with an API key, offline without).
+        folder: Of the sweep; W&B's files go to ``<folder>/wandb``.
+        say: Takes lines for the user.
+        project: W&B project.
+        entity: W&B team or user.
+        mode: ``auto`` is online with an API key and a server that answers, offline without.
     """
-    runs = [path.parent for path in sorted(folder.glob(f"*/{RECORD_FILE}"))]
-    todo = [run for run in runs if not (run / _PUSHED_FILE).exists()]
-    online = options.mode == "online" or (options.mode == "auto" and _has_key())
-    offline_files = 0
-    for run in todo:
-        try:
-            try:
-                _push_run(run, folder, options, "online" if online else "offline")
-            except Exception as error:
-                if not online:
-                    raise
-                yield f"wandb: no answer ({_first_line(error)}); going on offline"
-                online = False
-                _forget_attempt()
-                _push_run(run, folder, options, "offline")
-        except Exception as error:
-            yield f"wandb: {run.name} was not entered ({_first_line(error)}); its record is complete"
+
+    def __init__(self, folder: Path, say: Callable[[str], None], project: str, entity: str | None, mode: str) -> None:
+        self._folder, self._say = folder, say
+        self._project, self._entity, self._mode = project, entity, mode
+        self._online: bool | None = None  # not tried yet
+        self._open: dict[str, _Open] = {}
+        self._offline_runs = 0
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        for name in ("WANDB_INIT_TIMEOUT", "WANDB_FINISH_TIMEOUT"):
+            os.environ.setdefault(name, str(_TIMEOUT_S))
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # their defaults are in the home folder
+            os.environ.setdefault(name, str(folder / "wandb"))
+
+    def update(self, run: Run) -> None:
+        if not run.facts or Entered.read(run, _NAME).completes(run):
             return
-        offline_files += not online
-        write_atomically(run / _PUSHED_FILE, json.dumps({"mode": "online" if online else "offline"}) + "\n")
-    if offline_files:
-        yield f"wandb: runs written offline: {offline_files}; to upload them: wandb sync {folder}/wandb/offline-run-*"
+        there = self._open.get(run.id)
+        if there is None:
+            there = self._open[run.id] = self._begin(run)
+        if there.ending is not None:
+            return
+        there.run = run
+        for step, values in new_points(run, there.step):
+            there.entered.log(values, step=step, commit=True)
+            there.step = step
+        if run.ended:
+            there.entered.summary.update({"state": run.state, **summary(run)})
+            if run.cause is not None:
+                there.entered.summary["cause"] = cause(run)
+            there.end(0 if run.state == "ok" else 1)
 
+    def flush(self) -> None:
+        """Remember the runs that are complete."""
+        for there in list(self._open.values()):
+            if there.complete:
+                Entered(state=there.run.state, step=there.step, id=there.entered.id).write(there.run, _NAME)
+                self._offline_runs += there.entered.offline
+                del self._open[there.run.id]
 
-def _push_run(run: Path, folder: Path, options: WandbOptions, mode: Any) -> None:
-    import wandb
+    def close(self) -> None:
+        """Wait until all that has ended is uploaded; the caller sets the limit."""
+        for there in list(self._open.values()):
+            if there.ending is not None:
+                there.ending.join()
+        self.flush()
 
-    record = RunRecord.read(run)
-    # Staging areas default to the home folder; x_disable_meta keeps the command line, which may hold secrets, out.
-    os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))
-    os.environ.setdefault("WANDB_CACHE_DIR", str(folder / "wandb"))
-    entered = wandb.init(
-        project=options.project,
-        entity=options.entity,
-        group=folder.name,
-        job_type=record.arm["freeze_strategy"],
-        name=f"{record.arm['backbone']} {record.arm['freeze_strategy']} seed {record.seed}",
-        id=f"{folder.name[:60]}-{record.job_id}".replace("/", "_"),
-        dir=folder,
-        mode=mode,
-        config={**record.config, "arm": dict(record.arm), "learning_rate": record.learning_rate},
-        settings=wandb.Settings(
-            x_disable_meta=True, disable_git=True, disable_code=True, console="off", silent=True,
-            init_timeout=_INIT_TIMEOUT_S,
-        ),
-    )  # fmt: skip
-    for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        values = json.loads(line)
-        entered.log({key: value for key, value in values.items() if value is not None}, step=values["step"])
-    for split, metrics in record.metrics.items():
-        for name, value in metrics.items():
-            entered.summary[f"{split}/{name}"] = value
-    for name in ("trained_parameters", "wall_clock_s", "pretraining_s", "peak_memory_bytes", "best_step"):
-        entered.summary[name] = getattr(record, name)
-    entered.finish()
+    def missing(self) -> Iterator[str]:
+        """How to upload what is not: runs written offline, and those whose server does not answer any more."""
+        late = [Path(there.entered.settings.sync_dir).name for there in self._open.values()]
+        if self._offline_runs:
+            where = self._folder / "wandb" / "offline-run-*"
+            yield f"wandb: runs written offline: {self._offline_runs}; to upload them: wandb sync {where}"
+        if late:
+            paths = " ".join(str(self._folder / "wandb" / name) for name in late)
+            yield f"wandb: runs not uploaded yet: {len(late)}; to upload them: wandb sync --include-online {paths}"
 
+    def _begin(self, run: Run) -> _Open:
+        _make_writable(self._folder / "wandb")
+        if self._online is None:
+            self._online = self._mode != "offline" and self._reachable()
+        if self._online:
+            try:
+                return self._init(run, run.id, "online")
+            except Exception as error:
+                self._go_offline(_first_line(error))
+                # W&B still holds the id of the run that could not begin
+                return self._init(run, f"{run.id}-offline", "offline")
+        return self._init(run, run.id, "offline")
 
-def _forget_attempt() -> None:
-    """The service of a run that could not begin holds its id; the next attempt gets a new service."""
-    import wandb
+    def _init(self, run: Run, name: str, mode: Any) -> _Open:
+        import wandb
 
-    wandb.teardown()
+        entered = wandb.init(
+            project=self._project,
+            entity=self._entity,
+            group=short(self._folder.name, 128),
+            job_type=short(run.facts["arm"]["freeze_strategy"], _TAG_LIMIT),
+            name=run_name(run),
+            tags=sorted({short(run.facts["arm"][key], _TAG_LIMIT) for key in ARM} - {""}),
+            id=f"{self._folder.name[:60]}-{name}",
+            config=config(run),
+            dir=self._folder,
+            mode=mode,
+            reinit="create_new",
+            resume="allow" if mode == "online" else None,
+            settings=wandb.Settings(
+                # Metadata hold the command line and the host's name, which may say too much
+                x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
+                x_save_requirements=False, disable_git=True,
+                disable_code=True, console="off", silent=True, finish_timeout_raises=True,
+            ),
+        )  # fmt: skip
+        # An online run that goes on says where it stands; an offline file is always whole
+        return _Open(run, entered, entered.starting_step - 1)
 
+    def _reachable(self) -> bool:
+        """Whether there are a key and a server that answers; says what is not as expected."""
+        import requests
+        import wandb
 
-def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
+        url = wandb.setup().settings.base_url
+        has_key = bool(os.environ.get("WANDB_API_KEY") or requests.utils.get_netrc_auth(url))
+        if not has_key:
+            if self._mode == "online":
+                self._go_offline("no API key; wandb login, or WANDB_API_KEY, sets one")
+            return False
+        if self._mode == "auto" and os.environ.get("WANDB_MODE", "online") != "online":
+            return False
+        try:
+            requests.head(url, timeout=_ANSWER_TIMEOUT_S, allow_redirects=False)
+        except requests.RequestException as error:
+            self._go_offline(f"{url} does not answer: {type(error).__name__}")
+            return False
         return True
-    try:
-        hosts = netrc.netrc().hosts
-    except (OSError, netrc.NetrcParseError):
-        return False
-    return any("wandb" in host for host in hosts)
+
+    def _go_offline(self, reason: str) -> None:
+        self._online = False
+        self._say(f"wandb: {redacted_text(reason)}; going on offline")
+
+
+def _make_writable(folder: Path) -> None:
+    """Make the folder, or raise; W&B itself would write to the system's temporary folder without a word."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".{os.getpid()}.tmp"
+    probe.touch()
+    probe.unlink()
 
 
 def _first_line(error: Exception) -> str:

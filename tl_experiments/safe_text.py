@@ -1,0 +1,60 @@
+"""Text that can do no harm where it is shown or kept: terminals, spreadsheets, other people's servers."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+# Marks that reorder the text around them: a name could make a table read backwards.
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # spreadsheets run the full-width forms as well
+_SECRET_WORDS = r"(?:api|access)?key|token|secret|pass(?:word|wd)|pwd|credentials?"
+_SECRET_NAME = re.compile(rf"(?:^|[\W_])(?:{_SECRET_WORDS})$", re.IGNORECASE)
+_ASSIGNMENT = re.compile(
+    rf"((?:\b|_)(?:{_SECRET_WORDS})[\"']?\s*[=:]\s*)(?!(?:true|false|null|[\d.]+)\b)[^\s&,;]+", re.IGNORECASE
+)
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+_SHORTEST_SECRET = 8  # of the environment; shorter values stand in harmless text by chance
+REDACTED = "***"
+
+
+def plain(text: str) -> str:
+    """Text that cannot steer a terminal: one line, without control codes, reordering marks or lone surrogates."""
+    spaced = " ".join(text.split())
+    kept = []
+    for character in spaced:
+        category = unicodedata.category(character)
+        if category == "Cs":
+            kept.append("\ufffd")
+        elif category != "Cc" and character not in _BIDI:
+            kept.append(character)
+    return "".join(kept)
+
+
+def csv_text(text: str) -> str:
+    """A text cell that no spreadsheet runs: what would be read as a formula gets an apostrophe before it."""
+    safe = plain(text)
+    return f"'{safe}" if safe.startswith(_FORMULA) else safe
+
+
+def redacted_text(text: str) -> str:
+    """Text without credentials: those in URLs, after ``token=`` and the like, and the environment's own."""
+    for name, value in os.environ.items():
+        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
+            text = text.replace(value, REDACTED)
+    return _ASSIGNMENT.sub(rf"\1{REDACTED}", _URL_CREDENTIALS.sub(f"{REDACTED}@", text))
+
+
+def redacted(value: Any) -> Any:
+    """Plain values without secrets: texts under a key such as ``api_key`` or ``token``, and credentials in any text."""
+    if isinstance(value, Mapping):
+        return {
+            key: REDACTED if isinstance(item, str) and _SECRET_NAME.search(str(key)) else redacted(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [redacted(item) for item in value]
+    return redacted_text(value) if isinstance(value, str) else value
