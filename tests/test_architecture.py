@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "analysis": {"errors", "types", "records", "safe_text"},
     "tracking": {"errors", "types", "records", "safe_text"},
     "help": _BASE | {"config"},
-    "cli": {*_BASE, "config", "help", "training", "sweeps", "analysis", "tracking", "__init__"},
+    "commands": {*_BASE, "config", "training", "sweeps", "analysis", "tracking"},
+    "cli": {*_BASE, "config", "help", "sweeps", "commands", "__init__"},
     "__init__": {"config", "records", "training", "analysis"},
     "__main__": {"cli"},
 }

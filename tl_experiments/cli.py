@@ -7,32 +7,24 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
-from tl_experiments.errors import ConfigError, UserError
-from tl_experiments.safe_text import redacted_text
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tl_experiments.sweeps.sweep import Outcome
+from tl_experiments.errors import BAD_INPUT, INTERRUPTED, OK, ConfigError, UserError
+from tl_experiments.safe_text import plain
 
 HELP = """\
 tl: transfer learning experiments from the command line
 
   tl train ...      train one job, or with -m a sweep, and compare its arms
   tl pretrain ...   train a source model; its folder is then a backbone.weights
+  tl lr ...         find learning rates: a range test of each strategy, with a plot
   tl compare DIR    the table and the verdict of finished sweeps
   tl list GROUP     what there is to choose: tl list backbones 'vit*'
   tl VERB --help    examples first
 
 Start with:  tl train -m backbone=resnet18 freeze_strategy=feature_extraction,full,from_scratch seed=0,1,2
 """
-
-OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -44,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         if debug:
             raise
-        sys.stderr.write(f"error: {printable(str(error))}\n")
+        sys.stderr.write(f"error: {plain(str(error))}\n")
         code = error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: the same command again goes on with the jobs that are not done\n")
@@ -53,11 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
     sys.exit(code)
-
-
-def printable(text: str) -> str:
-    """Without control characters, which could rewrite the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -86,11 +73,12 @@ def _train(verb: str, arguments: list[str]) -> int:
     import hydra
     from hydra.errors import HydraException
 
+    from tl_experiments.commands import COMMANDS
     from tl_experiments.config.compose import conf_dir, open_mappings, translate
     from tl_experiments.sweeps.command import conditional
 
     _refuse_unknown_options(verb, arguments)
-    command = Command(verb, arguments)
+    command = COMMANDS[verb](verb, arguments)
     sys.argv = [f"tl {verb}", *conditional(open_mappings(arguments))]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print one line
     try:
@@ -118,118 +106,17 @@ def _refuse_unknown_options(verb: str, arguments: Sequence[str]) -> None:
             raise ConfigError(f"tl {verb} {name}", "no such option", f"config values have no dashes: {key}=...")
 
 
-class Command:
-    """What Hydra calls: itself with the config of a single run, ``sweep`` with the jobs of a multirun.
-
-    It only takes note; the work is done after Hydra has returned, so that Hydra's handling of errors is not in the way.
-    """
-
-    def __init__(self, verb: str, arguments: Sequence[str]) -> None:
-        self.verb = verb
-        self.line = redacted_text(shlex.join(["tl", verb, *arguments]))  # it is written down
-        self.execute: Callable[[], int] = lambda: OK  # Hydra itself answered, for example --cfg
-
-    def __call__(self, composed: Any) -> None:
-        from hydra.core.hydra_config import HydraConfig
-
-        hydra = HydraConfig.get()
-        overrides = list(hydra.overrides.task)
-        params = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
-        self.execute = lambda: self._single(composed, overrides, params)
-
-    def sweep(self, loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> None:
-        """Called by our launcher with one list of overrides a job."""
-        self.execute = lambda: self._sweep(loader, config, job_overrides)
-
-    def _single(self, composed: Any, overrides: list[str], params: list[str]) -> int:
-        """Train one job in this process."""
-        from tl_experiments.config.compose import plain_config
-        from tl_experiments.sweeps.jobs import make_job, sweep_folder, without_secrets
-
-        job = make_job(overrides, plain_config(composed))
-        if params:
-            sys.stderr.write(f"note: one run; with -m the experiment's sweep: {shlex.join(params)}\n")
-        if job.config.print_layout:
-            from tl_experiments.training.run import layout
-
-            sys.stdout.write(layout(job.config) + "\n")
-            return OK
-        from tl_experiments.sweeps.sweep import run_single
-        from tl_experiments.sweeps.worker import start_logging
-        from tl_experiments.tracking.process import check_installed, following
-
-        start_logging()
-        trackers = job.config.tracker.chosen()
-        check_installed(trackers)
-        folder = sweep_folder([job], overrides)
-        (job,) = without_secrets([job])
-        with following(folder, trackers):
-            outcome = run_single(job, folder, self.line)
-            self._show(outcome, compare=False)
-        return self._name_failures(outcome)
-
-    def _sweep(self, loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> int:
-        """Plan the jobs, run those that are not done, compare the arms."""
-        from tl_experiments.config.compose import SEVERAL_TRACKERS
-        from tl_experiments.sweeps.expand import compose_jobs
-        from tl_experiments.sweeps.jobs import make_job, sweep_folder, without_secrets
-        from tl_experiments.sweeps.sweep import run_sweep
-        from tl_experiments.sweeps.worker import start_logging
-        from tl_experiments.tracking.process import check_installed, following
-
-        start_logging()
-        composed = compose_jobs(loader, self.verb, list(config.hydra.overrides.hydra), job_overrides)
-        jobs = list({job.id: job for job in (make_job(*one) for one in composed)}.values())
-        if any(job.config.print_layout for job in jobs):
-            raise ConfigError(
-                "print_layout", "true in a sweep, which has many layouts", "print it for one job, without -m"
-            )
-        if any(one[1]["tracker"] != composed[0][1]["tracker"] for one in composed):
-            raise SEVERAL_TRACKERS
-        trackers = jobs[0].config.tracker.chosen()
-        check_installed(trackers)
-        folder = sweep_folder(jobs, list(config.hydra.overrides.task))
-        with following(folder, trackers):
-            outcome = run_sweep(without_secrets(jobs), folder, self.line)
-            self._show(outcome, compare=self.verb == "train")
-        return self._name_failures(outcome)
-
-    def _show(self, outcome: Outcome, compare: bool) -> None:
-        if compare and outcome.ok:
-            _show(outcome.folder)
-        elif not outcome.bad:
-            again = "done before: " if not outcome.trained else ""
-            sys.stdout.write(f"{again}{outcome.folder}\n")
-            if self.verb == "pretrain":
-                sys.stdout.write(f"use it with the same backbone options: backbone.weights={outcome.folder}\n")
-
-    def _name_failures(self, outcome: Outcome) -> int:
-        """A line each, by what tells the job apart, with its log and the way to run it again; returns the exit code."""
-        for entry in outcome.bad:
-            name = " ".join(text for text in entry.overrides if text not in outcome.common) or f"job {entry.id}"
-            log = f"; see {outcome.folder / entry.log}" if entry.log else ""
-            again = "" if entry.state == "interrupted" else "; retry_failed=true runs it again"
-            sys.stderr.write(printable(f"error: {name}: {entry.state}: {entry.cause}{log}{again}") + "\n")
-        return SOME_FAILED if outcome.bad else OK
-
-
-def _show(*folders: Path) -> None:
-    from rich.console import Console
-
-    from tl_experiments.analysis import compare, show
-
-    show(compare(*folders), Console())
-
-
 def _compare(_verb: str, arguments: list[str]) -> int:
     from pathlib import Path
+
+    from tl_experiments.commands import show_comparison
 
     if not arguments or any(argument.startswith("-") for argument in arguments):
         sys.stdout.write(
             "tl compare DIR [DIR ...]   the table and the verdict of finished sweeps, e.g. outputs/digits_5_shots\n"
         )
         return OK if "--help" in arguments or "-h" in arguments else BAD_INPUT
-    _show(*(Path(argument) for argument in arguments))
+    show_comparison(*(Path(argument) for argument in arguments))
     return OK
 
 
@@ -246,6 +133,7 @@ def _list(_verb: str, arguments: list[str]) -> int:
 VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "train": _train,
     "pretrain": _train,
+    "lr": _train,
     "compare": _compare,
     "list": _list,
 }

@@ -1,5 +1,7 @@
 """The errors a user can cause, each one line: what was got, what was expected, what to do."""
 
+OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes of a command
+
 
 class UserError(Exception):
     """Something the user can mend. Printed as ``error: <thing>: <what> -> <fix>``, without a traceback.
@@ -10,7 +12,7 @@ class UserError(Exception):
         fix: What to do about it.
     """
 
-    exit_code = 2
+    exit_code = BAD_INPUT
 
     def __init__(self, thing: str, what: str, fix: str) -> None:
         super().__init__(thing, what, fix)
@@ -35,7 +37,7 @@ class WeightsError(UserError):
 class TrainingError(UserError):
     """A run that must not be believed: a broken freeze, or a parameter that no gradient reaches."""
 
-    exit_code = 1
+    exit_code = SOME_FAILED
 
 
 class DivergedError(TrainingError):

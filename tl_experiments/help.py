@@ -25,6 +25,16 @@ tl train: train one job, or with -m a sweep whose arms are then compared
 
 The same command again runs only what is not done. retry_failed=true runs failed jobs again.
 """,
+    "lr": """\
+tl lr: find learning rates; a short training at a rate that rises from step to step, for each strategy
+
+  tl lr dataset=image_folder dataset.root=$HOME/photos backbone=resnet18 freeze_strategy=full
+  tl lr -m dataset=image_folder dataset.root=$HOME/photos backbone=resnet18 \\
+        freeze_strategy=feature_extraction,discriminative,full seed=0,1,2
+  tl lr lr_range.min_lr=1e-5 lr_range.max_lr=10 lr_range.steps=200 optimizer=sgd
+
+It prints what the curves suggest beside each strategy's rule, and writes lr.json and lr.png below outputs/lr/.
+""",
     "pretrain": """\
 tl pretrain: train a source model from random weights
 

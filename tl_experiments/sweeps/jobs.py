@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_experiments.config.compose import finish
-from tl_experiments.config.schema import TrainConfig
+from tl_experiments.config.schema import LrConfig, TrainConfig
 from tl_experiments.config.timm_names import check_backbone_name
 from tl_experiments.config.trackers import Trackers
 from tl_experiments.config.typed import typed
@@ -69,9 +69,12 @@ def sweep_folder(jobs: Sequence[Job], overrides: Sequence[str]) -> Path:
     parent = Path(config.output_dir)
     if any(job.config.debug.no_result for job in jobs):
         parent /= "debug"  # apart from what counts
+    if isinstance(config, LrConfig):
+        parent /= "lr"
     if config.name is not None:
         return parent / config.name
-    ours = [text for text in overrides if not _CHANGES_NOTHING.match(text)]
+    given = [re.sub(r"=choice\((.*)\)$", r"=\1", text) for text in overrides]  # see sweeps/command.py
+    ours = [text for text in given if not _CHANGES_NOTHING.match(text)]
     words = "-".join(re.sub(r"^[\w./@]*?(\w+)=", r"\1=", text) for text in ours)
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", words)[:60].strip("-_.")  # what needs no quotes on any command line
     digest = hashlib.sha256(json.dumps(sorted(ours)).encode()).hexdigest()[:8]

@@ -1,0 +1,166 @@
+"""What Hydra hands a composed command line to: one class a kind of verb.
+
+Nothing heavy is imported before the work begins.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tl_experiments.errors import OK, SOME_FAILED, ConfigError
+from tl_experiments.safe_text import plain, redacted_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tl_experiments.sweeps.jobs import Job
+    from tl_experiments.sweeps.sweep import Outcome
+
+
+class TrainCommand:
+    """What Hydra calls: itself with the config of a single run, ``sweep`` with the jobs of a multirun.
+
+    It only takes note; the work is done after Hydra has returned, so that Hydra's handling of errors is not in the way.
+    """
+
+    def __init__(self, verb: str, arguments: Sequence[str]) -> None:
+        self.verb = verb
+        self.line = redacted_text(shlex.join(["tl", verb, *arguments]))  # it is written down
+        self.execute: Callable[[], int] = lambda: OK  # Hydra itself answered, for example --cfg
+
+    def __call__(self, composed: Any) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
+        hydra = HydraConfig.get()
+        overrides = list(hydra.overrides.task)
+        params = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
+        self.execute = lambda: self._single(composed, overrides, params)
+
+    def sweep(self, loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> None:
+        """Called by our launcher with one list of overrides a job."""
+        self.execute = lambda: self._sweep(loader, config, job_overrides)
+
+    def _single(self, composed: Any, overrides: list[str], params: list[str]) -> int:
+        """One job."""
+        from tl_experiments.config.compose import plain_config
+        from tl_experiments.sweeps.jobs import make_job
+
+        job = make_job(overrides, plain_config(composed))
+        if params:
+            sys.stderr.write(f"note: one run; with -m the experiment's sweep: {shlex.join(params)}\n")
+        if job.config.print_layout:
+            from tl_experiments.training.run import layout
+
+            sys.stdout.write(layout(job.config) + "\n")
+            return OK
+        return self.run_one(job, overrides)
+
+    def _sweep(self, loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> int:
+        """All jobs, composed and checked before the first begins."""
+        from tl_experiments.config.compose import SEVERAL_TRACKERS
+        from tl_experiments.sweeps.expand import compose_jobs
+        from tl_experiments.sweeps.jobs import make_job
+        from tl_experiments.sweeps.worker import start_logging
+
+        start_logging()
+        composed = compose_jobs(loader, self.verb, list(config.hydra.overrides.hydra), job_overrides)
+        jobs = list({job.id: job for job in (make_job(*one) for one in composed)}.values())
+        if any(job.config.print_layout for job in jobs):
+            raise ConfigError(
+                "print_layout", "true in a sweep, which has many layouts", "print it for one job, without -m"
+            )
+        if any(one[1]["tracker"] != composed[0][1]["tracker"] for one in composed):
+            raise SEVERAL_TRACKERS
+        return self.run_many(jobs, list(config.hydra.overrides.task))
+
+    def run_one(self, job: Job, overrides: list[str]) -> int:
+        """Train it in this process."""
+        from tl_experiments.sweeps.jobs import sweep_folder, without_secrets
+        from tl_experiments.sweeps.sweep import run_single
+        from tl_experiments.sweeps.worker import start_logging
+        from tl_experiments.tracking.process import check_installed, following
+
+        start_logging()
+        trackers = job.config.tracker.chosen()
+        check_installed(trackers)
+        folder = sweep_folder([job], overrides)
+        (job,) = without_secrets([job])
+        with following(folder, trackers):
+            outcome = run_single(job, folder, self.line)
+            self._show(outcome, compare=False)
+        return self._name_failures(outcome)
+
+    def run_many(self, jobs: Sequence[Job], overrides: list[str]) -> int:
+        """Run those that are not done, each in a process of its own, and compare the arms."""
+        from tl_experiments.sweeps.jobs import sweep_folder, without_secrets
+        from tl_experiments.sweeps.sweep import run_sweep
+        from tl_experiments.tracking.process import check_installed, following
+
+        trackers = jobs[0].config.tracker.chosen()
+        check_installed(trackers)
+        folder = sweep_folder(jobs, overrides)
+        with following(folder, trackers):
+            outcome = run_sweep(without_secrets(jobs), folder, self.line)
+            self._show(outcome, compare=self.verb == "train")
+        return self._name_failures(outcome)
+
+    def _show(self, outcome: Outcome, compare: bool) -> None:
+        if compare and outcome.ok:
+            show_comparison(outcome.folder)
+        elif not outcome.bad:
+            again = "done before: " if not outcome.trained else ""
+            sys.stdout.write(f"{again}{outcome.folder}\n")
+            if self.verb == "pretrain":
+                sys.stdout.write(f"use it with the same backbone options: backbone.weights={outcome.folder}\n")
+
+    def _name_failures(self, outcome: Outcome) -> int:
+        """A line each, by what tells the job apart, with its log and the way to run it again; returns the exit code."""
+        for entry in outcome.bad:
+            name = " ".join(text for text in entry.overrides if text not in outcome.common) or f"job {entry.id}"
+            log = f"; see {outcome.folder / entry.log}" if entry.log else ""
+            again = "" if entry.state == "interrupted" else "; retry_failed=true runs it again"
+            sys.stderr.write(plain(f"error: {name}: {entry.state}: {entry.cause}{log}{again}") + "\n")
+        return SOME_FAILED if outcome.bad else OK
+
+
+class RatesCommand(TrainCommand):
+    """``tl lr``: a learning-rate range test of each job, one after the other, then their curves side by side."""
+
+    def run_one(self, job: Job, overrides: list[str]) -> int:
+        return self.run_many([job], overrides)
+
+    def run_many(self, jobs: Sequence[Job], overrides: list[str]) -> int:
+        from tl_experiments.analysis.lr_curves import table, write_curves
+        from tl_experiments.config.schema import LrConfig
+        from tl_experiments.sweeps.jobs import sweep_folder
+        from tl_experiments.training.lr_range import range_test
+        from tl_experiments.training.preflight import check_data
+
+        check_data(job.config for job in jobs)
+        curves = []
+        for number, job in enumerate(jobs, start=1):
+            assert isinstance(job.config, LrConfig)  # the verb's root config makes it one
+            curve = range_test(job.config)
+            curves.append(curve)
+            sys.stderr.write(
+                f"[{number}/{len(jobs)}] {plain(curve.arm['freeze_strategy'])} seed {curve.seed}: "
+                f"{len(curve.losses)} steps up to {curve.learning_rates[-1]:.2g}\n"
+            )
+        data, picture = write_curves(curves, sweep_folder(jobs, overrides))
+        sys.stdout.write(f"{table(curves)}\n{data}\n{picture}\n")
+        return OK
+
+
+COMMANDS = {"train": TrainCommand, "pretrain": TrainCommand, "lr": RatesCommand}
+
+
+def show_comparison(*folders: Path) -> None:
+    """Print table and verdict of finished sweeps."""
+    from rich.console import Console
+
+    from tl_experiments.analysis import compare, show
+
+    show(compare(*folders), Console())
