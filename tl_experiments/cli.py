@@ -169,7 +169,7 @@ class Command:
 
     def _sweep(self, loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> int:
         """Plan the jobs, run those that are not done, compare the arms."""
-        from tl_experiments.config.compose import SEVERAL_TRACKERS
+        from tl_experiments.config.compose import swept_trackers
         from tl_experiments.sweeps.expand import compose_jobs
         from tl_experiments.sweeps.jobs import make_job, sweep_folder, without_secrets
         from tl_experiments.sweeps.sweep import run_sweep
@@ -184,7 +184,7 @@ class Command:
                 "print_layout", "true in a sweep, which has many layouts", "print it for one job, without -m"
             )
         if any(one[1]["tracker"] != composed[0][1]["tracker"] for one in composed):
-            raise SEVERAL_TRACKERS
+            raise swept_trackers()
         trackers = jobs[0].config.tracker.chosen()
         check_installed(trackers)
         folder = sweep_folder(jobs, list(config.hydra.overrides.task))

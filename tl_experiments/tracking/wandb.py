@@ -78,9 +78,8 @@ class Wandb:
             there.entered.log(values, step=step, commit=True)
             there.step = step
         if run.ended:
-            there.entered.summary.update({"state": run.state, **summary(run)})
-            if run.cause is not None:
-                there.entered.summary["cause"] = cause(run)
+            # The cause also where there is none: an earlier attempt may have had one
+            there.entered.summary.update({"state": run.state, "cause": cause(run) or "", **summary(run)})
             there.end(0 if run.state == "ok" else 1)
 
     def flush(self) -> None:
@@ -150,7 +149,6 @@ class Wandb:
     def _reachable(self) -> bool:
         """Whether there are a key and a server that answers; says what is not as expected."""
         import requests
-
         import wandb
 
         url = wandb.setup().settings.base_url
