@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "types": set(),
     "seeds": set(),
     "safe_text": set(),
-    "records": {"errors"},
+    "records": {"errors", "safe_text"},
     "strategies": _BASE,
     "config": _BASE | {"strategies"},
     "data": _BASE | {"config"},

@@ -60,7 +60,7 @@ class TrainCommand:
 
     def _sweep(self, loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> int:
         """All jobs, composed and checked before the first begins."""
-        from tl_experiments.config.compose import SEVERAL_TRACKERS
+        from tl_experiments.config.compose import swept_trackers
         from tl_experiments.sweeps.expand import compose_jobs
         from tl_experiments.sweeps.jobs import make_job
         from tl_experiments.sweeps.worker import start_logging
@@ -73,7 +73,7 @@ class TrainCommand:
                 "print_layout", "true in a sweep, which has many layouts", "print it for one job, without -m"
             )
         if any(one[1]["tracker"] != composed[0][1]["tracker"] for one in composed):
-            raise SEVERAL_TRACKERS
+            raise swept_trackers()
         return self.run_many(jobs, list(config.hydra.overrides.task))
 
     def run_one(self, job: Job, overrides: list[str]) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_experiments.errors import UserError
+from tl_experiments.safe_text import redacted
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
@@ -130,7 +131,7 @@ class RunRecord:
 
     def write(self, folder: Path) -> Path:
         """Write ``record.json`` into ``folder``, atomically; the presence of the file means that the run is done."""
-        text = json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False)
+        text = json.dumps(redacted(dataclasses.asdict(self)), indent=2, sort_keys=True, ensure_ascii=False)
         return write_atomically(folder / RECORD_FILE, text + "\n")
 
     @classmethod

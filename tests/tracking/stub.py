@@ -32,6 +32,7 @@ class Stub:
         self._dead = True
 
     _dead = False
+    refuses = False  # every key
 
     def graphql(self, request: dict[str, Any]) -> dict[str, Any]:
         operation = re.search(r"(?:query|mutation)\s+(\w+)", request["query"])
@@ -90,9 +91,9 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def _answer(self, content: Any) -> None:
+        def _answer(self, content: Any, status: int = 200) -> None:
             body = json.dumps(content).encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -105,6 +106,8 @@ def _handler(stub: Stub) -> type[BaseHTTPRequestHandler]:
                 return None
             raw = self.rfile.read(int(self.headers["Content-Length"]))
             stub.bodies.append(raw)
+            if stub.refuses:
+                return self._answer({"errors": [{"message": "user is not logged in"}]}, 401)
             body = json.loads(raw)
             if self.path.endswith("/graphql"):
                 return self._answer({"data": stub.graphql(body)})

@@ -48,7 +48,8 @@ def mlflow_run(sweep):
 def wandb_history(sweep) -> list[dict[str, float]]:
     (file,) = sweep.folder.glob("wandb/offline-run-*/*.wandb")
     tool = Path(sys.executable).with_name("wandb")
-    lines = subprocess.run([tool, "leet", "inspect", "--json", file], capture_output=True, text=True, check=True).stdout
+    command = [tool, "leet", "inspect", "--json", file]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, cwd=file.parent).stdout
     records = [json.loads(line) for line in lines.splitlines()]
     return [record["history"]["item"] for record in records if record["type"] == "history"]
 

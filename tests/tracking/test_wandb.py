@@ -20,6 +20,12 @@ KEY = "canary" + "0" * 34
 SYNC = "to upload them: wandb sync"
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """W&B's command line leaves a log in the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+
 def tool(*arguments: str | Path) -> str:
     command = [str(Path(sys.executable).with_name("wandb")), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -57,6 +63,35 @@ def test_offline_without_a_key(sweep, said):
     assert said() == lines  # entered once
 
 
+def test_an_offline_run_that_goes_on_is_written_whole(sweep):
+    """W&B does not resume offline files; uploaded in the order of their names, the last one counts."""
+    sweep.begin("a")
+    sweep.line("a", 0)
+    with following(sweep.folder, {"wandb": OPTIONS}):
+        pass
+    time.sleep(1.1)  # their names have seconds
+    sweep.line("a", 4)
+    sweep.finish("a")
+    with following(sweep.folder, {"wandb": OPTIONS}):
+        pass
+    first, last = sorted(sweep.folder.glob("wandb/offline-run-*/*.wandb"))
+    assert first.name == last.name == "run-sweep-a.wandb"
+    records = [json.loads(line) for line in tool("leet", "inspect", "--json", last).splitlines()]
+    assert [record["history"]["item"]["_step"] for record in records if record["type"] == "history"] == [0, 4]
+
+
+def test_a_key_that_is_refused_costs_a_line(sweep, said, server):
+    server.refuses = True
+    sweep.whole("a")
+    with following(sweep.folder, {"wandb": OPTIONS}):
+        pass
+    first, last = [line for line in said() if line.startswith("wandb")]
+    assert first.endswith("; going on offline")
+    assert KEY not in first
+    assert SYNC in last
+    assert SUMMARY.items() <= inspected(sweep.folder)["summary"].items()
+
+
 def test_online_runs_are_seen_while_they_train(sweep, said, server):
     for run in ("a", "b"):
         sweep.begin(run)
@@ -83,6 +118,7 @@ def test_online_runs_are_seen_while_they_train(sweep, said, server):
     assert set(first["tags"]) == {"digits", "resnet18", "linear", "last_n_blocks(n=2)"}
     failed = server.summaries["sweep-b"]
     assert failed["state"] == "diverged"
+    assert server.summaries["sweep-a"]["cause"] == ""
     assert failed["cause"].startswith("training: the loss is not finite at step 3")
 
 

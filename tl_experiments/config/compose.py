@@ -15,7 +15,6 @@ from tl_experiments.config.typed import did_you_mean, keys, members, typed
 from tl_experiments.errors import ConfigError
 
 _DEBUG = {"debug=true": "debug=traceback", "debug=false": "debug=none"}
-SEVERAL_TRACKERS = ConfigError("tracker", "swept, but it changes no result", "several at once: 'tracker=[csv,wandb]'")
 
 
 @cache
@@ -122,12 +121,17 @@ def unknown_key(key: str) -> ConfigError:
     return ConfigError(key, "unknown key", did_you_mean(key, known_keys() | set(groups())))
 
 
+def swept_trackers() -> ConfigError:
+    """The error for ``tracker=csv,wandb``: both are meant, not one after the other."""
+    return ConfigError("tracker", "swept, but it changes no result", "several at once: 'tracker=[csv,wandb]'")
+
+
 def translate(error: Exception) -> ConfigError:
     """One of Hydra's exceptions, in our one line with a fix."""
     text = f"{error}\n{error.__cause__ or ''}"
     if match := re.search(r"Ambiguous value for argument '([^=]+)=", text):
         if match[1] == "tracker":
-            return SEVERAL_TRACKERS
+            return swept_trackers()
         return ConfigError(match[1], "several values, but this is a single run", "add -m for a sweep")
     if match := re.search(r"Could not override '([^']+)'", text):
         return unknown_key(match[1])

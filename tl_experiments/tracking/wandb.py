@@ -78,9 +78,8 @@ class Wandb:
             there.entered.log(values, step=step, commit=True)
             there.step = step
         if run.ended:
-            there.entered.summary.update({"state": run.state, **summary(run)})
-            if run.cause is not None:
-                there.entered.summary["cause"] = cause(run)
+            # The cause also where there is none: an earlier attempt may have had one
+            there.entered.summary.update({"state": run.state, "cause": cause(run) or "", **summary(run)})
             there.end(0 if run.state == "ok" else 1)
 
     def flush(self) -> None:

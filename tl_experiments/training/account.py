@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import START_FILE, RunRecord, write_atomically
+from tl_experiments.safe_text import redacted
 from tl_experiments.training.build import Parts
 from tl_experiments.training.environment import environment, peak_memory_bytes
 from tl_experiments.training.history import History
@@ -20,7 +21,7 @@ from tl_experiments.training.summary import trained_parameters
 def write_start(folder: Path, cfg: TrainConfig, identity: str, lr: float) -> Path:
     """Write ``start.json``: what is known of a run before it trains, under the names of the record."""
     known = {"job_id": identity, "config": dataclasses.asdict(cfg), "arm": arm(cfg), "seed": cfg.seed}
-    text = json.dumps({**known, "learning_rate": lr}, indent=2, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(redacted({**known, "learning_rate": lr}), indent=2, sort_keys=True, ensure_ascii=False)
     return write_atomically(folder / START_FILE, text + "\n")
 
 
