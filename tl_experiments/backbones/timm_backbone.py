@@ -11,6 +11,7 @@ import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
+from tl_experiments.backbones.tokens import TokenFormat, as_tokens, remove_pooling, token_format
 from tl_experiments.backbones.weights import WeightsReport, load_weights
 from tl_experiments.config.backbones import BackboneConfig, Interpolation, Preprocessing
 from tl_experiments.errors import ConfigError, WeightsError
@@ -42,29 +43,41 @@ class TimmBackbone(nn.Module):
         net: Built with ``num_classes=0``.
         input_spec: Its preprocessing.
         report: Where its weights came from.
+        tokens: How ``net``, whose pooling was removed, lays out its tokens; None where it pools.
+
+    Attributes:
+        n_tokens: Tokens of an image, None where it pools.
     """
 
-    def __init__(self, net: nn.Module, input_spec: InputSpec, report: WeightsReport) -> None:
+    n_tokens: int | None = None
+
+    def __init__(
+        self, net: nn.Module, input_spec: InputSpec, report: WeightsReport, tokens: TokenFormat | None = None
+    ) -> None:
         super().__init__()
         self.net = net
         self.input_spec = input_spec
         self.report = report
+        self.tokens = tokens
         self.feature_dim = int(net.head_hidden_size)  # type: ignore[arg-type]
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised images ``(n, 3, size, size)`` to pooled features ``(n, feature_dim)``."""
-        return self.net.forward_head(self.net.forward_features(image), pre_logits=True)  # type: ignore[operator]
+        """Normalised images ``(n, 3, size, size)`` to pooled features ``(n, feature_dim)``, or to all tokens
+        ``(n, tokens, feature_dim)``."""
+        features = self.net.forward_head(self.net.forward_features(image), pre_logits=True)  # type: ignore[operator]
+        return features if self.tokens is None else as_tokens(features, self.tokens)
 
 
-def build_backbone(cfg: BackboneConfig, seed: int) -> TimmBackbone:
+def build_backbone(cfg: BackboneConfig, seed: int, *, tokens: bool = False) -> TimmBackbone:
     """Create the timm model and load its weights.
 
     Args:
         cfg: Name, weights, ``create_model`` arguments, preprocessing overrides.
         seed: Of the random initialisation, which also is the start of what no weights file covers.
+        tokens: Whether the head reads tokens: then the backbone does not pool.
 
     Raises:
-        ConfigError: timm refuses a ``backbone.kwargs`` argument.
+        ConfigError: timm refuses a ``backbone.kwargs`` argument, or the family cannot give tokens.
         WeightsError: The weights cannot be had or do not fit.
     """
     kwargs: dict[str, Any] = dict(cfg.kwargs)
@@ -75,7 +88,24 @@ def build_backbone(cfg: BackboneConfig, seed: int) -> TimmBackbone:
         torch.manual_seed(seed)
         net = _create(cfg, kwargs)
     report = load_weights(net, cfg)
-    return TimmBackbone(net, _input_spec(net, cfg.preprocessing), report)
+    spec = _input_spec(net, cfg.preprocessing)
+    if not tokens:
+        return TimmBackbone(net, spec, report)
+    remove_pooling(net, cfg.name)
+    backbone = TimmBackbone(net, spec, report)
+    backbone.tokens = token_format(net, _try_out(backbone), backbone.feature_dim, cfg.name)
+    backbone.n_tokens = _try_out(backbone).shape[1]
+    return backbone
+
+
+def _try_out(backbone: TimmBackbone) -> Tensor:
+    """The features of one blank image."""
+    size = backbone.input_spec.image_size
+    backbone.eval()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        features = backbone(torch.zeros(1, 3, size, size))
+    backbone.train()
+    return features
 
 
 def _create(cfg: BackboneConfig, kwargs: dict[str, Any]) -> nn.Module:

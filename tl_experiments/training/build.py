@@ -48,7 +48,7 @@ def build(cfg: TrainConfig) -> Parts:
     Raises:
         UserError: Whatever is wrong with the data, the weights or the plan.
     """
-    backbone = build_backbone(cfg.backbone, derive(cfg.seed, "backbone"))
+    backbone = build_backbone(cfg.backbone, derive(cfg.seed, "backbone"), tokens=cfg.head.reads_tokens)
     spec = backbone.input_spec
     data = TransferDataModule(
         cfg.dataset,
@@ -69,10 +69,16 @@ def build(cfg: TrainConfig) -> Parts:
 
 
 def _notes(backbone: TimmBackbone) -> tuple[str, ...]:
+    notes = []
     theirs, ours = backbone.report.image_size, backbone.input_spec.image_size
-    if theirs is None or theirs == ours:
-        return ()
-    return (
-        f"The weights were trained on images of {theirs} px and this run uses {ours} px: "
-        f"backbone.preprocessing.image_size={theirs} would match.",
-    )
+    if theirs is not None and theirs != ours:
+        notes.append(
+            f"The weights were trained on images of {theirs} px and this run uses {ours} px: "
+            f"backbone.preprocessing.image_size={theirs} would match."
+        )
+    if backbone.n_tokens == 1:
+        notes.append(
+            f"The backbone gives a single token at {ours} px, so that attention_pool has nothing to weigh: "
+            "a larger backbone.preprocessing.image_size may give more."
+        )
+    return tuple(notes)
