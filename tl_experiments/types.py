@@ -68,7 +68,7 @@ class Phase:
 
 
 class Batch(TypedDict):
-    """One batch: ``image`` uint8 ``(n, 3, size, size)``, ``label`` int64 ``(n,)``, ``index`` int64 ``(n,)``."""
+    """One batch: ``image`` uint8 ``(n, channels, size, size)``, ``label`` int64 ``(n,)``, ``index`` int64 ``(n,)``."""
 
     image: Tensor
     label: Tensor
@@ -91,6 +91,7 @@ class DataSpec:
         fingerprint: sha256 over names and contents of all images and over the splits' definition.
         notes: What a reader of the results must know, for example that no test split was found.
         listing: sha256 over names and file sizes, cheap to compute again; empty for data that comes in a package.
+        channels: Of an image.
     """
 
     classes: tuple[str, ...]
@@ -98,3 +99,4 @@ class DataSpec:
     fingerprint: str
     notes: tuple[str, ...] = ()
     listing: str = ""
+    channels: int = 3

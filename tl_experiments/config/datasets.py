@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tl_experiments.config.ranges import require
 from tl_experiments.errors import ConfigError
@@ -58,6 +58,7 @@ class Digits(_DatasetOptions):
     """1,797 handwritten digits of 8x8 pixels, embedded in scikit-learn."""
 
     name: Literal["digits"]
+    channels: ClassVar[int] = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class Letters(_DatasetOptions):
     images_per_class: int
     size: int
     render_seed: int
+    channels: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -88,14 +90,18 @@ class ImageFolder(_DatasetOptions):
     Args:
         root: The folder.
         allow_empty: Go on where a class folder holds no image.
+        channels: 3 (colour), 1 (grey) or 4 (with transparency) reads image files; any number 1 or more reads ``.npy``
+            files, uint8 ``(height, width, channels)``.
     """
 
     name: Literal["image_folder"]
     root: str | None
     allow_empty: bool
+    channels: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.channels > 0, "channels", self.channels, "1 or more")
         if self.root is None:
             raise ConfigError("root", "no folder given", "dataset.root=$HOME/photos")
 

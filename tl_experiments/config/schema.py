@@ -60,6 +60,11 @@ class TrainConfig:
             "letters, digits and . _ - (at most 100)",
         )
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        channels = self.dataset.channels
+        for key in ("mean", "std"):
+            values = getattr(self.backbone.preprocessing, key)
+            expected = f"{channels} numbers, one a channel" if channels > 1 else "1 number in a list, for one channel"
+            require(values is None or len(values) == channels, f"backbone.preprocessing.{key}", values, expected)
         if self.optimizer.lr is None and self.optimizer.name not in self.freeze_strategy.base_lr:
             raise ConfigError(
                 "optimizer.lr",

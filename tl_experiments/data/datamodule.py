@@ -62,6 +62,7 @@ class TransferDataModule(pl.LightningDataModule):
             fingerprint([source.fingerprint, opened.whole.fingerprint(source.items)]),
             (*source.notes, *used.notes, *batch_notes(sizes["train"], batch_size)),
             listing=source.listing,
+            channels=cfg.channels,
         )
         self.steps_per_epoch = steps_per_epoch(sizes["train"], batch_size)
         self.images_decoded = 0
@@ -98,10 +99,10 @@ class TransferDataModule(pl.LightningDataModule):
     def _make(self, split: Split, augmentation: Augmentation, plan: Iterable[tuple[int, Indices]]) -> Iterator[Batch]:
         indices, size = self._splits.indices[split], self._geometry.image_size
         transform = train_transform(augmentation, self._geometry)
-        fits = indices.size * 3 * size * size <= self._preload_max_bytes
+        fits = indices.size * self.spec.channels * size * size <= self._preload_max_bytes
         if fits and isinstance(augmentation, NoAugmentation):
             if split not in self._preloaded:
-                self._preloaded[split] = Preloaded(self._source, indices, transform, size)
+                self._preloaded[split] = Preloaded(self._source, indices, transform, self.spec.channels, size)
                 self.images_decoded += indices.size
             for _, positions in plan:
                 yield self._preloaded[split].batch(positions)

@@ -48,7 +48,8 @@ def build(cfg: TrainConfig) -> Parts:
     Raises:
         UserError: Whatever is wrong with the data, the weights or the plan.
     """
-    backbone = build_backbone(cfg.backbone, derive(cfg.seed, "backbone"), tokens=cfg.head.reads_tokens)
+    seed = derive(cfg.seed, "backbone")
+    backbone = build_backbone(cfg.backbone, seed, cfg.dataset.channels, tokens=cfg.head.reads_tokens)
     spec = backbone.input_spec
     data = TransferDataModule(
         cfg.dataset,
@@ -70,15 +71,17 @@ def build(cfg: TrainConfig) -> Parts:
 
 def _notes(backbone: TimmBackbone) -> tuple[str, ...]:
     notes = []
-    theirs, ours = backbone.report.image_size, backbone.input_spec.image_size
-    if theirs is not None and theirs != ours:
+    ours, theirs = backbone.input_spec, backbone.trained_on
+    if theirs.image_size not in (None, ours.image_size):
         notes.append(
-            f"The weights were trained on images of {theirs} px and this run uses {ours} px: "
-            f"backbone.preprocessing.image_size={theirs} would match."
+            f"The weights were trained on images of {theirs.image_size} px and this run uses {ours.image_size} px: "
+            f"backbone.preprocessing.image_size={theirs.image_size} would match."
         )
+    if theirs.channels not in (None, ours.channels):
+        notes.append(f"The weights were trained on {theirs.channels} channels and this run uses {ours.channels}.")
     if backbone.n_tokens == 1:
         notes.append(
-            f"The backbone gives a single token at {ours} px, so that attention_pool has nothing to weigh: "
+            f"The backbone gives a single token at {ours.image_size} px, so that attention_pool has nothing to weigh: "
             "a larger backbone.preprocessing.image_size may give more."
         )
     return tuple(notes)

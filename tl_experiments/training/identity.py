@@ -49,7 +49,11 @@ def arm(config: TrainConfig) -> dict[str, str]:
 
 
 def _dataset(dataset: Dataset) -> str:
-    name = Path(dataset.root or "").name if isinstance(dataset, ImageFolder) else dataset.name
+    name: str = dataset.name
+    if isinstance(dataset, ImageFolder):
+        name = Path(dataset.root or "").name
+        if dataset.channels != 3:
+            name += f" ({dataset.channels} channel{'s' if dataset.channels > 1 else ''})"
     if dataset.shots is not None:
         return f"{name}, {dataset.shots} shots"
     if dataset.label_fraction is not None:

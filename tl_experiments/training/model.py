@@ -29,10 +29,10 @@ class TransferModel(nn.Module):
         self.layout = layout
         self._held_in_eval: list[nn.Module] = []
         for name, values in (("mean", backbone.input_spec.mean), ("std", backbone.input_spec.std)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255, persistent=False)
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1) * 255, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 images ``(n, 3, size, size)`` to logits ``(n, n_classes)``; normalised here, on the device."""
+        """uint8 images ``(n, channels, size, size)`` to logits ``(n, n_classes)``; normalised here, on the device."""
         normalised = (image.to(self.mean.dtype) - self.mean) / self.std
         return self.head(self.backbone(normalised))
 
