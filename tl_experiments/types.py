@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, Protocol, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,11 +68,19 @@ class Phase:
 
 
 class Batch(TypedDict):
-    """One batch: ``image`` uint8 ``(n, channels, size, size)``, ``label`` int64 ``(n,)``, ``index`` int64 ``(n,)``."""
+    """One batch of ``n`` images.
+
+    Args:
+        image: uint8 ``(n, channels, size, size)``; float32 of the same range where images are mixed.
+        label: int64 ``(n,)``.
+        index: Positions in the source, int64 ``(n,)``.
+        target: Share of each class, float32 ``(n, n_classes)``, where labels are mixed; it takes the label's place.
+    """
 
     image: Tensor
     label: Tensor
     index: Tensor
+    target: NotRequired[Tensor]
 
 
 class Objective(Protocol):

@@ -62,6 +62,9 @@ CASES = [
     (["head=cosine", "head.temperature=0"], r"head.temperature: got 0.0, expected a number above 0"),
     (["head=attention_pool", "head.num_heads=0"], r"head.num_heads: got 0, expected 1 or more"),
     (["head=mpl"], r"head: unknown choice 'mpl' -> did you mean mlp\?"),
+    (["augmentation=mixup", "augmentation.alpha=0"], r"augmentation.alpha: got 0.0, expected a number above 0"),
+    (["augmentation=randaugment", "augmentation.magnitude=31"], r"augmentation.magnitude: got 31, expected 0 to 30"),
+    (["augmentation=trivial", "augmentation.min_area=0"], r"augmentation.min_area: got 0.0, expected \(0, 1\]"),
     (["seed=${nowhere}"], r"config: Interpolation key 'nowhere' not found"),
 ]
 

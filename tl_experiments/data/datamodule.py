@@ -11,6 +11,7 @@ from tl_experiments.config.datasets import Augmentation, Dataset, NoAugmentation
 from tl_experiments.data.batches import batch_notes, eval_batches, step_batches, steps_per_epoch
 from tl_experiments.data.dataset import Batches, ImageItems, Preloaded, live_batches
 from tl_experiments.data.items import SPLITS, Split, fingerprint
+from tl_experiments.data.mixing import mixed
 from tl_experiments.data.sources import open_dataset
 from tl_experiments.data.splits import Indices
 from tl_experiments.data.transforms import Geometry, train_transform
@@ -88,7 +89,11 @@ class TransferDataModule(pl.LightningDataModule):
         def plan() -> Iterator[tuple[int, Indices]]:
             return step_batches(self.spec.sizes["train"], self._batch_size, self._seed, first_step, end_step)
 
-        return Batches(lambda: self._make("train", self._augmentation, plan()), end_step - first_step)
+        def start() -> Iterator[Batch]:
+            batches = self._make("train", self._augmentation, plan())
+            return mixed(batches, len(self.spec.classes), self._augmentation, self._seed, first_step)
+
+        return Batches(start, end_step - first_step)
 
     def eval_loader(self, split: Literal["val", "test"]) -> Batches:
         """All images of the split once, in the order of ``item_ids``, without augmentation."""

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from tl_experiments.config.datasets import Augmentation, FlipCrop
+from tl_experiments.config.datasets import Augmentation, NoAugmentation, RandAugment, Trivial
 from tl_experiments.data.items import Picture
 
 Transform = Callable[[Picture], Tensor]
@@ -64,22 +64,33 @@ def train_transform(augmentation: Augmentation, geometry: Geometry) -> Transform
 
     A random one draws from torch's global generator: call it inside ``seeded``.
     """
+    if isinstance(augmentation, NoAugmentation):
+        return partial(eval_transform, geometry=geometry)
+    return v2.Compose(
+        [
+            _arrays_to_tensors,
+            v2.RandomResizedCrop(
+                geometry.image_size,
+                scale=(augmentation.min_area, 1.0),
+                interpolation=v2.InterpolationMode(geometry.interpolation),
+            ),
+            v2.RandomHorizontalFlip(augmentation.flip_probability),
+            *_operations(augmentation),
+            v2.PILToTensor(),
+        ]
+    )
+
+
+def _operations(augmentation: Augmentation) -> list[v2.Transform]:
+    """What follows the crop, for one image; mixing is a batch's."""
     match augmentation:
-        case FlipCrop():
-            return v2.Compose(
-                [
-                    _arrays_to_tensors,
-                    v2.RandomResizedCrop(
-                        geometry.image_size,
-                        scale=(augmentation.min_area, 1.0),
-                        interpolation=v2.InterpolationMode(geometry.interpolation),
-                    ),
-                    v2.RandomHorizontalFlip(augmentation.flip_probability),
-                    v2.PILToTensor(),
-                ]
-            )
+        case Trivial():
+            return [v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR)]
+        case RandAugment():
+            bilinear = v2.InterpolationMode.BILINEAR
+            return [v2.RandAugment(augmentation.num_ops, augmentation.magnitude, interpolation=bilinear)]
         case _:
-            return partial(eval_transform, geometry=geometry)
+            return []
 
 
 def _arrays_to_tensors(image: Picture) -> Image.Image | Tensor:

@@ -32,7 +32,7 @@ class TransferModel(nn.Module):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1) * 255, persistent=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 images ``(n, channels, size, size)`` to logits ``(n, n_classes)``; normalised here, on the device."""
+        """Images ``(n, channels, size, size)`` in [0, 255] to logits ``(n, n_classes)``; normalised here."""
         normalised = (image.to(self.mean.dtype) - self.mean) / self.std
         return self.head(self.backbone(normalised))
 
