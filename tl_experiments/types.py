@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, Protocol, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,11 +77,19 @@ class Phase:
 
 
 class Batch(TypedDict):
-    """One batch: ``image`` uint8 ``(n, 3, size, size)``, ``label`` int64 ``(n,)``, ``index`` int64 ``(n,)``."""
+    """One batch of ``n`` images.
+
+    Args:
+        image: uint8 ``(n, channels, size, size)``; float32 of the same range where images are mixed.
+        label: int64 ``(n,)``.
+        index: Positions in the source, int64 ``(n,)``.
+        target: Share of each class, float32 ``(n, n_classes)``, where labels are mixed; it takes the label's place.
+    """
 
     image: Tensor
     label: Tensor
     index: Tensor
+    target: NotRequired[Tensor]
 
 
 class Objective(Protocol):
@@ -100,6 +108,7 @@ class DataSpec:
         fingerprint: sha256 over names and contents of all images and over the splits' definition.
         notes: What a reader of the results must know, for example that no test split was found.
         listing: sha256 over names and file sizes, cheap to compute again; empty for data that comes in a package.
+        channels: Of an image.
     """
 
     classes: tuple[str, ...]
@@ -107,3 +116,4 @@ class DataSpec:
     fingerprint: str
     notes: tuple[str, ...] = ()
     listing: str = ""
+    channels: int = 3

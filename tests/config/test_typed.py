@@ -63,6 +63,24 @@ CASES = [
         r"freeze_strategy.probe_fraction: got 1.0, expected",
     ),
     (["backbone.preprocessing.mean=[0.5]"], r"backbone.preprocessing.mean: got \(0.5,\), expected 3 numbers"),
+    (
+        ["backbone.preprocessing.std=[0.5,0,1]"],
+        r"backbone.preprocessing.std: got \(0.5, 0.0, 1.0\), .* numbers above 0",
+    ),
+    (
+        ["dataset=image_folder", "dataset.root=x", "dataset.channels=13", "backbone.preprocessing.mean=[0.5,0.5,0.5]"],
+        r"backbone.preprocessing.mean: got \(0.5, 0.5, 0.5\), expected 13 numbers, one a channel",
+    ),
+    (["dataset=image_folder", "dataset.root=x", "dataset.channels=0"], r"dataset.channels: got 0, expected 1 or more"),
+    (["dataset.channels=1"], r"dataset.channels: not an option .* -> only with dataset=image_folder"),
+    (["head=mlp", "head.hidden_sizes=[]"], r"head.hidden_sizes: got \[\], expected one or more numbers"),
+    (["head.dropout=1"], r"head.dropout: got 1.0, expected \[0, 1\)"),
+    (["head=cosine", "head.temperature=0"], r"head.temperature: got 0.0, expected a number above 0"),
+    (["head=attention_pool", "head.num_heads=0"], r"head.num_heads: got 0, expected 1 or more"),
+    (["head=mpl"], r"head: unknown choice 'mpl' -> did you mean mlp\?"),
+    (["augmentation=mixup", "augmentation.alpha=0"], r"augmentation.alpha: got 0.0, expected a number above 0"),
+    (["augmentation=randaugment", "augmentation.magnitude=31"], r"augmentation.magnitude: got 31, expected 0 to 30"),
+    (["augmentation=trivial", "augmentation.min_area=0"], r"augmentation.min_area: got 0.0, expected \(0, 1\]"),
     (["seed=${nowhere}"], r"config: Interpolation key 'nowhere' not found"),
 ]
 

@@ -49,5 +49,5 @@ def digits_cfg() -> Callable[..., Digits]:
 @pytest.fixture
 def folder_cfg() -> Callable[..., ImageFolder]:
     return lambda root, **options: ImageFolder(
-        name="image_folder", **{**OPTIONS, "root": str(root), "allow_empty": False, **options}
+        name="image_folder", **{**OPTIONS, "root": str(root), "allow_empty": False, "channels": 3, **options}
     )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tl_experiments.data.decode import load_rgb, to_rgb
+from tl_experiments.data.decode import load_image, to_rgb
 from tl_experiments.errors import DataError
 
 WHITE, BLACK, RED, GREEN = (255, 255, 255), (0, 0, 0), (255, 0, 0), (0, 255, 0)
@@ -53,7 +53,7 @@ def _filled(mode: str, *pixels: object) -> Image.Image:
 )
 def test_modes_become_rgb(image: Image.Image, name: str, expected: list[object], tmp_path: Path) -> None:
     image.save(tmp_path / name, **({"lossless": True, "exact": True} if name.endswith("webp") else {}))
-    decoded = load_rgb(tmp_path / name)
+    decoded = load_image(tmp_path / name, 3)
     assert decoded.mode == "RGB"
     colours = [(value,) * 3 if isinstance(value, int) else value for value in expected]
     assert [tuple(pixel) for pixel in np.asarray(decoded)[0].tolist()] == colours
@@ -63,7 +63,7 @@ def test_modes_become_rgb(image: Image.Image, name: str, expected: list[object],
 def test_jpeg_and_png_colours_survive(mode: str, tmp_path: Path) -> None:
     path = tmp_path / ("image.png" if mode == "RGBA" else "image.jpg")
     Image.new("RGB", (16, 16), (200, 40, 90)).convert(mode).save(path, quality=100)
-    assert np.abs(np.asarray(load_rgb(path)).astype(int) - (200, 40, 90)).max() <= 3
+    assert np.abs(np.asarray(load_image(path, 3)).astype(int) - (200, 40, 90)).max() <= 3
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -82,7 +82,7 @@ def test_exif_rotation_is_applied(orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     Image.fromarray(stored).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(load_rgb(tmp_path / "turned.png"), turned(stored))
+    assert np.array_equal(load_image(tmp_path / "turned.png", 3), turned(stored))
 
 
 @pytest.mark.parametrize("values", [np.array([[0.0, 1.0]], np.float32), np.array([[0, 70000]], np.int32)], ids=str)
@@ -98,7 +98,7 @@ def test_want_of_memory_is_not_blamed_on_the_file(monkeypatch: pytest.MonkeyPatc
     Image.new("RGB", (2, 2)).save(tmp_path / "photo.png")
     monkeypatch.setattr("tl_experiments.data.decode.to_rgb", give_up)
     with pytest.raises(MemoryError):
-        load_rgb(tmp_path / "photo.png")
+        load_image(tmp_path / "photo.png", 3)
 
 
 def _half_a_jpeg(path: Path) -> None:
@@ -132,4 +132,4 @@ def test_unreadable_files_are_named(damage: Callable[[Path], object], reason: st
     with pytest.raises(
         DataError, match=rf"photo\.jpg: cannot be decoded \(.*{reason}.*\) -> replace or remove the file"
     ):
-        load_rgb(path)
+        load_image(path, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 import string
 import time
@@ -124,7 +125,7 @@ def test_open_source_knows_every_dataset(
     assert open_source(digits_cfg()).classes == tuple("0123456789")
     root = make_folder({"a": 1, "b": 1})
     assert open_source(folder_cfg(root)).classes == ("a", "b")
-    options = {key: getattr(digits_cfg(), key) for key in Letters.__dataclass_fields__ if hasattr(digits_cfg(), key)}
+    options = {key: getattr(digits_cfg(), key) for key in dataclasses.asdict(digits_cfg())}
     cfg = Letters(**{**options, "name": "letters", "images_per_class": 2, "size": 8, "render_seed": 4})
     assert open_source(cfg).fingerprint == open_letters(2, 8, 4).fingerprint
 

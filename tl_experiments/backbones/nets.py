@@ -14,6 +14,7 @@ from timm.models import _builder as timm_builder
 from torch import nn
 
 from tl_experiments.backbones.hub import fetch_from_hub
+from tl_experiments.backbones.sizes import for_images, size_error
 from tl_experiments.errors import ConfigError
 
 _FROM_HUB = re.compile(r"^hf[-_]hub:")
@@ -37,7 +38,9 @@ class Net:
     loading: Mapping[str, Any]
 
 
-def create_net(name: str, kwargs: Mapping[str, Any], image_size: int | None, seed: int, for_weights: bool) -> Net:
+def create_net(
+    name: str, kwargs: Mapping[str, Any], image_size: int | None, seed: int, for_weights: bool, channels: int = 3
+) -> Net:
     """Build the model.
 
     Args:
@@ -46,22 +49,25 @@ def create_net(name: str, kwargs: Mapping[str, Any], image_size: int | None, see
         image_size: Side of the input in pixels, for nets that are built for one size; null is the pretrained size.
         seed: Of the random initialisation.
         for_weights: Build it as timm does when weights follow; a few models then have other settings.
+        channels: Of the images.
 
     Raises:
-        ConfigError: timm refuses an argument.
+        ConfigError: timm refuses an argument, or the model cannot be built for that size.
         WeightsError: The hub's description of an ``hf-hub:`` model cannot be had.
     """
-    kwargs = dict(kwargs)
+    given, kwargs = kwargs, for_images(name, kwargs, image_size, channels)
     if _FROM_HUB.match(name):  # here, where being without network is answered at once
         repo, _, revision = name.partition(":")[2].partition("@")
         fetch_from_hub(repo, ("config.json",), revision or None, kwargs.get("cache_dir"))
-    if image_size is not None and _has_fixed_input_size(name):
-        kwargs.setdefault("img_size", image_size)
     with torch.random.fork_rng(devices=[]), _loading_put_off() as loading:
         torch.manual_seed(seed)
         try:
             module = timm.create_model(name, pretrained=for_weights, num_classes=0, **kwargs)
+        except AssertionError as error:
+            raise size_error(name, given, image_size, channels, error) from None
         except TypeError as error:
+            if "img_size" in str(error) and "img_size" not in given:
+                raise size_error(name, given, image_size, channels, error) from None
             raise ConfigError(
                 "backbone.kwargs", f"timm refuses them for {name} ({error})", "see timm.create_model"
             ) from None
@@ -87,8 +93,3 @@ def _loading_put_off() -> Iterator[dict[str, Any]]:
         yield kept
     finally:
         timm_builder.load_pretrained = loads
-
-
-def _has_fixed_input_size(name: str) -> bool:
-    pretrained_cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    return bool(pretrained_cfg is not None and pretrained_cfg.fixed_input_size)

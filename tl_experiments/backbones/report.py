@@ -49,7 +49,7 @@ class WeightsReport:
             that it changed.
         lineage: The own runs behind the weights, from the origin to the latest; see ``locate.lineage_of``.
         pretraining_s: Seconds of own pretraining that made the file, all links of the lineage together.
-        image_size: Side in pixels of the images that an own checkpoint was trained on; None where it is not known.
+        image_size: Side in pixels of the images that the weights were trained on; None where it is not known.
     """
 
     source: str

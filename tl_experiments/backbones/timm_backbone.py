@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
-import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
-from tl_experiments.backbones.nets import create_net
+from tl_experiments.backbones.nets import Net, create_net
 from tl_experiments.backbones.report import WeightsReport
-from tl_experiments.backbones.weights import AS_PRETRAINED, load_weights, starts_random
+from tl_experiments.backbones.sizes import try_out
+from tl_experiments.backbones.tokens import TokenFormat, as_tokens, remove_pooling, token_format
+from tl_experiments.backbones.weights import AS_PRETRAINED, is_own, load_weights, starts_random
 from tl_experiments.config.backbones import BackboneConfig, Interpolation, Preprocessing
 from tl_experiments.errors import ConfigError
 
@@ -36,6 +38,11 @@ class InputSpec:
     interpolation: Interpolation
     crop_fraction: float
 
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return len(self.mean)
+
 
 class TimmBackbone(nn.Module):
     """A timm model without its classifier.
@@ -44,6 +51,11 @@ class TimmBackbone(nn.Module):
         net: Built with ``num_classes=0``.
         input_spec: Its preprocessing.
         report: Where its weights came from.
+
+    Attributes:
+        feature_dim: Of the pooled features, or of a token.
+        tokens: How ``net``, where its pooling was removed, lays out its tokens; None where it pools.
+        n_tokens: Tokens of an image, None where it pools.
     """
 
     def __init__(self, net: nn.Module, input_spec: InputSpec, report: WeightsReport) -> None:
@@ -52,10 +64,14 @@ class TimmBackbone(nn.Module):
         self.input_spec = input_spec
         self.report = report
         self.feature_dim = int(net.head_hidden_size)  # type: ignore[arg-type]
+        self.tokens: TokenFormat | None = None
+        self.n_tokens: int | None = None
 
     def forward(self, image: Tensor) -> Tensor:
-        """Normalised images ``(n, 3, size, size)`` to pooled features ``(n, feature_dim)``."""
-        return self.net.forward_head(self.net.forward_features(image), pre_logits=True)  # type: ignore[operator]
+        """Normalised images ``(n, channels, size, size)`` to pooled features ``(n, feature_dim)``, or to all tokens
+        ``(n, tokens, feature_dim)``."""
+        features = self.net.forward_head(self.net.forward_features(image), pre_logits=True)  # type: ignore[operator]
+        return features if self.tokens is None else as_tokens(features, self.tokens)
 
     def checkpoint_gradients(self) -> None:
         """Compute activations again in the backward pass instead of keeping them (Chen et al., 2016).
@@ -71,62 +87,75 @@ class TimmBackbone(nn.Module):
             ) from None
 
 
-def build_backbone(cfg: BackboneConfig, seed: int) -> TimmBackbone:
+def build_backbone(cfg: BackboneConfig, seed: int, channels: int = 3, *, tokens: bool = False) -> TimmBackbone:
     """Create the timm model and load its weights.
 
     Args:
         cfg: Name, weights, ``create_model`` arguments, preprocessing overrides.
         seed: Of the random initialisation, which also is the start of what no weights file covers.
+        channels: Of the images.
+        tokens: Whether the head reads tokens: then the backbone does not pool.
 
     Raises:
-        ConfigError: timm refuses a ``backbone.kwargs`` argument.
+        ConfigError: timm refuses a ``backbone.kwargs`` argument, the net does not take images of that size, or the
+            family cannot give tokens.
         WeightsError: The weights cannot be had or do not fit.
     """
     size = cfg.preprocessing.image_size
-    net = create_net(cfg.name, cfg.kwargs, size, seed, for_weights=not starts_random(cfg))
-    if size is not None and "img_size" in net.kwargs:
-        _check_input_size(net.module, size, cfg.name)
-    report = load_weights(net, cfg)
-    return TimmBackbone(net.module, _input_spec(net.module, cfg.preprocessing), report)
+    net = create_net(cfg.name, cfg.kwargs, size, seed, for_weights=not starts_random(cfg), channels=channels)
+    spec = _input_spec(net.module, cfg.preprocessing, channels)
+    try_out(net.module, net.name, net.kwargs, spec.image_size, channels)
+    return _loaded(net, cfg, spec, tokens=tokens)
 
 
-def restore_backbone(path: Path, facts: Mapping[str, Any]) -> TimmBackbone:
+def restore_backbone(path: Path, facts: Mapping[str, Any], *, tokens: bool = False) -> TimmBackbone:
     """The backbone of a run as it was tested.
 
     Args:
         path: The run's checkpoint.
         facts: What stands beside it; see ``checkpoint_facts``.
+        tokens: Whether the run's head reads tokens.
 
     Raises:
         WeightsError: The checkpoint is damaged, or the base that it needs is gone or another.
     """
     spec = InputSpec(**{**facts["input"], **{key: tuple(facts["input"][key]) for key in ("mean", "std")}})
     cfg = BackboneConfig(name=facts["backbone"], weights=str(path), kwargs=facts["kwargs"], preprocessing=AS_PRETRAINED)
-    net = create_net(cfg.name, cfg.kwargs, spec.image_size, seed=0, for_weights=not starts_random(cfg))
-    report = load_weights(net, cfg)
-    return TimmBackbone(net.module, spec, report)
+    random = starts_random(cfg)
+    net = create_net(cfg.name, cfg.kwargs, spec.image_size, seed=0, for_weights=not random, channels=spec.channels)
+    return _loaded(net, cfg, spec, tokens=tokens)
 
 
-def _check_input_size(net: nn.Module, size: int, name: str) -> None:
-    """Let a model of a fixed input size see one image: some cannot be built for another size and say nothing."""
-    was_training = net.training
-    try:
-        with torch.no_grad():
-            net.eval()(torch.zeros(1, 3, size, size))
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
-        raise ConfigError(
-            "backbone.preprocessing.image_size", f"{name} does not take images of {size} px ({reason})", "leave it null"
-        ) from None
-    net.train(was_training)
+def _loaded(net: Net, cfg: BackboneConfig, spec: InputSpec, *, tokens: bool) -> TimmBackbone:
+    """The net with its weights; without its pooling, and the parameters that only this had, where tokens are read."""
+    own = is_own(cfg)  # its names are the net's, whether it pooled or not; other files need timm's own loading of all
+    pooling: set[str] = set()
+    if tokens and own:
+        before = set(net.module.state_dict())
+        remove_pooling(net.module, cfg.name)
+        pooling = before - set(net.module.state_dict())
+    report = load_weights(net, cfg, leave_out=pooling)
+    if tokens and not own:
+        remove_pooling(net.module, cfg.name)
+    backbone = TimmBackbone(net.module, spec, report)
+    if tokens:
+        features = try_out(net.module, net.name, net.kwargs, spec.image_size, spec.channels)
+        backbone.tokens = token_format(net.module, features, backbone.feature_dim, cfg.name)
+        backbone.n_tokens = as_tokens(features, backbone.tokens).shape[1]
+    return backbone
 
 
-def _input_spec(net: nn.Module, overrides: Preprocessing) -> InputSpec:
+def _input_spec(net: nn.Module, overrides: Preprocessing, channels: int) -> InputSpec:
     default = resolve_model_data_config(net)
     return InputSpec(
         image_size=overrides.image_size or int(default["input_size"][-1]),
-        mean=tuple(overrides.mean or default["mean"]),
-        std=tuple(overrides.std or default["std"]),
+        mean=overrides.mean or _per_channel(default["mean"], channels),
+        std=overrides.std or _per_channel(default["std"], channels),
         interpolation=overrides.interpolation or cast(Interpolation, default["interpolation"]),
         crop_fraction=overrides.crop_fraction or float(default["crop_pct"]),
     )
+
+
+def _per_channel(pretrained: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Values for three colours, or their mean for each of another number of channels."""
+    return tuple(pretrained) if len(pretrained) == channels else (fmean(pretrained),) * channels

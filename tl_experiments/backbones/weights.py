@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,9 @@ _MAY_DIFFER = re.compile(r"drop|^img_size$|^in_chans$|^cache_dir$")
 AS_PRETRAINED = Preprocessing(image_size=None, mean=None, std=None, interpolation=None, crop_fraction=None)
 
 
-def load_weights(net: Net, cfg: BackboneConfig, base: Base | None = None) -> WeightsReport:
+def load_weights(
+    net: Net, cfg: BackboneConfig, base: Base | None = None, leave_out: AbstractSet[str] = frozenset()
+) -> WeightsReport:
     """Fill ``net`` from ``cfg.weights``; every tensor of the backbone must be matched.
 
     An earlier run's checkpoint gives its backbone alone: a run that continues from it always gets a new head, also
@@ -37,6 +40,7 @@ def load_weights(net: Net, cfg: BackboneConfig, base: Base | None = None) -> Wei
         net: Freshly built.
         cfg: Whose ``weights`` are loaded.
         base: Where the weights are the base of a checkpoint: they must be these to the bit.
+        leave_out: Tensors of an own checkpoint for which the net, without its pooling, has no use.
 
     Raises:
         WeightsError: Missing, unexpected or misshapen tensors, an unreadable file, or another backbone's checkpoint.
@@ -46,22 +50,24 @@ def load_weights(net: Net, cfg: BackboneConfig, base: Base | None = None) -> Wei
     path = locate(cfg.weights)
     if path is not None:
         check_base(base, file_sha256(path))
-        return _from_path(net, path, cfg)
+        return _from_path(net, path, cfg, leave_out)
     found = find_pretrained(net.module.pretrained_cfg, net.kwargs.get("cache_dir"), base and base.commit)  # type: ignore[arg-type]
     digest = file_sha256(found.path)
     check_base(base, digest)
     report = run_own_loader(net, found.path) if found.custom else fill(net, _read(found.path), found.source)
-    return replace(report, source=found.source, sha256=digest, repo=found.repo, commit=found.commit)
+    size = int(net.module.pretrained_cfg["input_size"][-1])  # type: ignore[index]
+    return replace(report, source=found.source, sha256=digest, repo=found.repo, commit=found.commit, image_size=size)
 
 
-def _from_path(net: Net, path: Path, cfg: BackboneConfig) -> WeightsReport:
+def _from_path(net: Net, path: Path, cfg: BackboneConfig, leave_out: AbstractSet[str]) -> WeightsReport:
     facts = checkpoint_facts(path)
     if facts is None:
         report = fill(net, _backbone_part(_read(path), own=False), str(path))
         size = None
     else:
         _check_backbone(path, facts, cfg)
-        report = fill(net, _complete(path, facts), str(path), facts["kwargs"].get("in_chans"))
+        state = {name: tensor for name, tensor in _complete(path, facts).items() if name not in leave_out}
+        report = fill(net, state, str(path), facts["kwargs"].get("in_chans"))
         size = facts["input"]["image_size"]
     lineage = lineage_of(path)
     return replace(
@@ -95,7 +101,8 @@ def _complete(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
     base = base_of(path, facts)
     if facts["holds"] == "all" or base is None:
         return held
-    net = create_net(facts["backbone"], facts["kwargs"], facts["input"]["image_size"], seed=0, for_weights=True)
+    size, channels = facts["input"]["image_size"], len(facts["input"]["mean"])
+    net = create_net(facts["backbone"], facts["kwargs"], size, seed=0, for_weights=True, channels=channels)
     cfg = BackboneConfig(
         name=facts["backbone"], weights=base.weights, kwargs=facts["kwargs"], preprocessing=AS_PRETRAINED
     )
@@ -106,6 +113,12 @@ def _complete(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
             str(path), f"{len(wrong)} of its tensors do not fit its base, e.g. {wrong[0]}", "run its job again"
         )
     return {**whole, **held}
+
+
+def is_own(cfg: BackboneConfig) -> bool:
+    """Whether ``cfg.weights`` is an earlier run."""
+    path = locate(cfg.weights)
+    return path is not None and checkpoint_facts(path) is not None
 
 
 def starts_random(cfg: BackboneConfig) -> bool:

@@ -17,8 +17,9 @@ class Preprocessing:
 
     Args:
         image_size: Side of the square input in pixels.
-        mean: Per channel, of pixel values in [0, 1].
-        std: Per channel, of pixel values in [0, 1].
+        mean: Of pixel values in [0, 1], one number a channel; null averages the pretrained ones where the images have
+            another number of channels.
+        std: The same.
         interpolation: ``bilinear``, ``bicubic``, ``nearest`` or ``lanczos``.
         crop_fraction: Side of the central crop as a share of the resized short side, in (0, 1].
     """
@@ -31,8 +32,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         require(self.image_size is None or self.image_size > 0, "image_size", self.image_size, "a number above 0")
-        require(self.mean is None or len(self.mean) == 3, "mean", self.mean, "3 numbers")
-        require(self.std is None or (len(self.std) == 3 and min(self.std) > 0), "std", self.std, "3 numbers above 0")
+        require(self.std is None or min(self.std, default=1) > 0, "std", self.std, "numbers above 0")
         require(
             self.crop_fraction is None or 0 < self.crop_fraction <= 1, "crop_fraction", self.crop_fraction, "(0, 1]"
         )

@@ -1,16 +1,90 @@
-"""Choices of the group ``head``."""
+"""Choices of the group ``head``. Defaults are those of ``conf/head/``: a label shows what differs from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
+
+from tl_experiments.config.ranges import require
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear:
-    """One linear layer on the pooled features."""
+class _HeadOptions:
+    """What every head has.
 
-    name: Literal["linear"]
+    Args:
+        dropout: Share of the units set to zero in training, in [0, 1).
+    """
+
+    dropout: float = 0.0
+    reads_tokens: ClassVar[bool] = False  # the backbone's tokens instead of its pooled features
+
+    def __post_init__(self) -> None:
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "[0, 1)")
 
 
-Head = Linear
+@dataclass(frozen=True, kw_only=True)
+class Linear(_HeadOptions):
+    """One linear layer on the pooled features; dropout acts on the features."""
+
+    name: Literal["linear"] = "linear"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLP(_HeadOptions):
+    """A multilayer perceptron on the pooled features; dropout acts after each hidden layer's activation.
+
+    Args:
+        hidden_sizes: Units of each hidden layer, one or more.
+        activation: After each hidden layer.
+        layer_norm: Whether a LayerNorm stands before each activation. There is no BatchNorm to choose: a probe keeps
+            running statistics as they are, and a new head's are of no data.
+    """
+
+    name: Literal["mlp"] = "mlp"
+    hidden_sizes: tuple[int, ...] = (512,)
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    layer_norm: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ok = len(self.hidden_sizes) > 0 and min(self.hidden_sizes) > 0
+        require(ok, "hidden_sizes", list(self.hidden_sizes), "one or more numbers of 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(_HeadOptions):
+    """A cosine classifier (Gidaris & Komodakis, 2018; Chen et al., 2019); dropout acts on the features.
+
+    Args:
+        temperature: Cosines are divided by it; above 0. The start, where it is learnt.
+        learn_temperature: Whether it is trained with the head.
+    """
+
+    name: Literal["cosine"] = "cosine"
+    temperature: float = 0.1
+    learn_temperature: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.temperature > 0, "temperature", self.temperature, "a number above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionPool(_HeadOptions):
+    """A learnt query attends over the backbone's tokens, then a linear layer; dropout acts between the two.
+
+    Args:
+        num_heads: Attention heads; they divide the backbone's feature dimension.
+    """
+
+    name: Literal["attention_pool"] = "attention_pool"
+    num_heads: int = 8
+    reads_tokens: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.num_heads > 0, "num_heads", self.num_heads, "1 or more")
+
+
+Head = Linear | MLP | Cosine | AttentionPool

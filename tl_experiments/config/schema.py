@@ -60,12 +60,29 @@ class TrainConfig:
             "letters, digits and . _ - (at most 100)",
         )
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        channels = self.dataset.channels
+        for key in ("mean", "std"):
+            values = getattr(self.backbone.preprocessing, key)
+            expected = f"{channels} numbers, one a channel" if channels > 1 else "1 number in a list, for one channel"
+            require(values is None or len(values) == channels, f"backbone.preprocessing.{key}", values, expected)
+        self._check_augmentation(channels)
         if self.optimizer.lr is None and self.optimizer.rule not in self.freeze_strategy.base_lr:
             raise ConfigError(
                 "optimizer.lr",
                 f"null, and {self.freeze_strategy.name} has no rule for {self.optimizer.rule}",
                 f"give optimizer.lr, or freeze_strategy.base_lr.{self.optimizer.rule}",
             )
+
+    def _check_augmentation(self, channels: int) -> None:
+        if channels in (1, 3):
+            return
+        name = self.augmentation.name
+        if name in ("trivial", "randaugment"):
+            what = f"{name} changes colours, for which 1 or 3 channels are expected, got {channels}"
+            raise ConfigError("augmentation", what, "augmentation=flip_crop, mixup or cutmix")
+        if name != "none" and self.backbone.preprocessing.interpolation == "lanczos":
+            what = f"lanczos together with augmentation={name} needs 1 or 3 channels, got {channels}"
+            raise ConfigError("backbone.preprocessing.interpolation", what, "give bicubic")
 
     def base_lr(self) -> float:
         """The base learning rate: ``optimizer.lr``, or the strategy's rule times ``optimizer.lr_factor``."""

@@ -11,6 +11,7 @@ from tl_experiments.config.datasets import Augmentation, Dataset, NoAugmentation
 from tl_experiments.data.batches import batch_notes, eval_batches, step_batches, steps_per_epoch
 from tl_experiments.data.dataset import Batches, ImageItems, Preloaded, live_batches
 from tl_experiments.data.items import SPLITS, Split, fingerprint
+from tl_experiments.data.mixing import mixed
 from tl_experiments.data.sources import open_dataset
 from tl_experiments.data.splits import Indices, few
 from tl_experiments.data.transforms import Geometry, train_transform
@@ -67,6 +68,7 @@ class TransferDataModule(pl.LightningDataModule):
             fingerprint([source.fingerprint, opened.whole.fingerprint(source.items)]),
             (*source.notes, *used.notes, *batch_notes(sizes["train"], batch_size)),
             listing=source.listing,
+            channels=cfg.channels,
         )
         self.steps_per_epoch = steps_per_epoch(sizes["train"], batch_size)
         self.images_decoded = 0
@@ -92,7 +94,11 @@ class TransferDataModule(pl.LightningDataModule):
         def plan() -> Iterator[tuple[int, Indices]]:
             return step_batches(self.spec.sizes["train"], self._batch_size, self._seed, first_step, end_step)
 
-        return Batches(lambda: self._make("train", self._augmentation, plan()), end_step - first_step)
+        def start() -> Iterator[Batch]:
+            batches = self._make("train", self._augmentation, plan())
+            return mixed(batches, len(self.spec.classes), self._augmentation, self._seed, first_step)
+
+        return Batches(start, end_step - first_step)
 
     def eval_loader(self, split: Literal["val", "test"]) -> Batches:
         """All images of the split once, in the order of ``item_ids``, without augmentation."""
@@ -103,10 +109,10 @@ class TransferDataModule(pl.LightningDataModule):
     def _make(self, split: Split, augmentation: Augmentation, plan: Iterable[tuple[int, Indices]]) -> Iterator[Batch]:
         indices, size = self._splits.indices[split], self._geometry.image_size
         transform = train_transform(augmentation, self._geometry)
-        fits = indices.size * 3 * size * size <= self._preload_max_bytes
+        fits = indices.size * self.spec.channels * size * size <= self._preload_max_bytes
         if fits and isinstance(augmentation, NoAugmentation):
             if split not in self._preloaded:
-                self._preloaded[split] = Preloaded(self._source, indices, transform, size)
+                self._preloaded[split] = Preloaded(self._source, indices, transform, self.spec.channels, size)
                 self.images_decoded += indices.size
             for _, positions in plan:
                 yield self._preloaded[split].batch(positions)

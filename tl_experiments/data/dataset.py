@@ -29,7 +29,7 @@ class ImageItems(Dataset[Batch]):
     Args:
         source: Where the images come from.
         indices: The split's items in the source, ``(n,)``.
-        transform: From an RGB image to uint8 ``(3, size, size)``.
+        transform: From an image to uint8 ``(channels, size, size)``.
         seed: Of the transform's randomness.
     """
 
@@ -61,20 +61,21 @@ class ImageItems(Dataset[Batch]):
 
 
 class Preloaded:
-    """A split held in memory as one uint8 tensor ``(n, 3, size, size)``; making a batch is one indexing.
+    """A split held in memory as one uint8 tensor ``(n, channels, size, size)``; making a batch is one indexing.
 
     Args:
         source: Where the images come from.
         indices: The split's items in the source, ``(n,)``.
-        transform: From an RGB image to uint8 ``(3, size, size)``; not a random one, since each image is made once.
-        size: Side of the images in pixels.
+        transform: From an image to uint8 ``(channels, size, size)``; not a random one, since each image is made once.
+        channels: Of the images.
+        size: Their side in pixels.
 
     Raises:
         DataError: An image cannot be decoded.
     """
 
-    def __init__(self, source: Source, indices: Indices, transform: Transform, size: int) -> None:
-        self.images = torch.empty((len(indices), 3, size, size), dtype=torch.uint8)
+    def __init__(self, source: Source, indices: Indices, transform: Transform, channels: int, size: int) -> None:
+        self.images = torch.empty((len(indices), channels, size, size), dtype=torch.uint8)
         self.labels = torch.tensor([source.items[index].label for index in indices])
         self.indices = torch.from_numpy(indices)
 

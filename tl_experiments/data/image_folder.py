@@ -9,13 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
-from tl_experiments.data.decode import load_rgb
-from tl_experiments.data.items import SPLITS, Item, Source, Split, fingerprint
+from tl_experiments.data.decode import ARRAY, load_image
+from tl_experiments.data.items import SPLITS, Item, Picture, Source, Split, fingerprint
 from tl_experiments.errors import DataError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif"})
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ARRAY})
 LAYOUT = "root/train|val|test/<class>/<image> or root/<class>/<image>"
 _KEY = "dataset.root"
 _HASHING_THREADS = 8  # hashing releases the GIL and waits for the disk
@@ -23,7 +21,7 @@ _HASHING_THREADS = 8  # hashing releases the GIL and waits for the disk
 _Folders = dict[tuple[Split | None, str], list[str]]  # (split, class) -> names of its images
 
 
-def open_image_folder(root: str, allow_empty: bool) -> Source:
+def open_image_folder(root: str, allow_empty: bool, channels: int = 3) -> Source:
     """Read ``root/train|val|test/<class>/<image>`` or ``root/<class>/<image>``.
 
     The splits' folders must have exactly these names, and images stand directly in their class's folder: what lies
@@ -33,6 +31,7 @@ def open_image_folder(root: str, allow_empty: bool) -> Source:
     Args:
         root: The folder; ``~`` and environment variables are expanded.
         allow_empty: Leave class folders without an image out, with a note, instead of refusing them.
+        channels: That every image is loaded with; see ``load_image``.
 
     Raises:
         DataError: The root is missing, a file, empty or laid out otherwise; there is no train split; a class folder is
@@ -54,7 +53,7 @@ def open_image_folder(root: str, allow_empty: bool) -> Source:
         for file in files:
             paths.append("/".join(filter(None, (split, name, file))))
             items.append(Item(paths[-1], label[name], split))
-    load, contents = partial(_load, folder, tuple(paths)), partial(_digests, folder, tuple(paths))
+    load, contents = partial(_load, folder, tuple(paths), channels), partial(_digests, folder, tuple(paths))
     listing = fingerprint(paths, (str(_size(folder / path)) for path in paths))
     return Source(classes, tuple(items), load, contents, notes, listing)
 
@@ -137,8 +136,8 @@ def _digest(root: Path, path: str) -> bytes:
         raise DataError(str(root / path), f"cannot be read ({error.strerror})", "replace or remove the file") from error
 
 
-def _load(root: Path, paths: tuple[str, ...], index: int) -> Image.Image:
-    return load_rgb(root / paths[index])
+def _load(root: Path, paths: tuple[str, ...], channels: int, index: int) -> Picture:
+    return load_image(root / paths[index], channels)
 
 
 def _some(names: Collection[str], limit: int = 5) -> str:

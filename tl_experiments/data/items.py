@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Split = Literal["train", "val", "test"]
+Picture = Image.Image | NDArray[np.uint8]  # of mode L, RGB or RGBA, or (height, width, channels)
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
@@ -38,7 +39,7 @@ class Source:
     Args:
         classes: Class names; a label is a position in this tuple.
         items: All images. An item's position here is its ``index`` everywhere else.
-        load: Position of an item -> its image, mode RGB. Raises DataError where the image cannot be decoded.
+        load: Position of an item -> its image, all of the same channels. Raises DataError where it cannot be decoded.
         contents: Reads every image's bytes, or a digest of them, in order; called only for the fingerprint.
         notes: What a reader of the results must know about the source.
         listing: sha256 over the items' ids and sizes on disk: cheap, so that a later command sees that images came or
@@ -47,7 +48,7 @@ class Source:
 
     classes: tuple[str, ...]
     items: tuple[Item, ...]
-    load: Callable[[int], Image.Image]
+    load: Callable[[int], Picture]
     contents: Callable[[], Iterable[str | bytes]]
     notes: tuple[str, ...] = ()
     listing: str = ""

@@ -25,7 +25,7 @@ def open_source(cfg: Dataset) -> Source:
             return open_letters(cfg.images_per_class, cfg.size, cfg.render_seed)
         case ImageFolder():
             assert cfg.root is not None, "the schema refuses a missing root"
-            return open_image_folder(cfg.root, cfg.allow_empty)
+            return open_image_folder(cfg.root, cfg.allow_empty, cfg.channels)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""From an RGB image to the uint8 square that a backbone takes. Normalisation is the model's, on its device."""
+"""From an image to the uint8 square that a backbone takes. Normalisation is the model's, on its device."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from tl_experiments.config.datasets import Augmentation, FlipCrop
+from tl_experiments.config.datasets import Augmentation, NoAugmentation, RandAugment, Trivial
+from tl_experiments.data.items import Picture
 
-Transform = Callable[[Image.Image], Tensor]
+Transform = Callable[[Picture], Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,19 @@ class Geometry:
     crop_fraction: float
 
 
-def eval_transform(image: Image.Image, geometry: Geometry) -> Tensor:
+def eval_transform(image: Picture, geometry: Geometry) -> Tensor:
     """Resize the short side to ``image_size / crop_fraction`` and take the centre, as timm does.
 
     Args:
-        image: Mode RGB.
+        image: Mode L, RGB or RGBA, or uint8 ``(height, width, channels)``, whose channels are each treated as grey.
         geometry: Of the result.
 
     Returns:
-        uint8 ``(3, image_size, image_size)``.
+        uint8 ``(channels, image_size, image_size)``.
     """
+    if not isinstance(image, Image.Image):
+        channels = (Image.fromarray(image[:, :, number]) for number in range(image.shape[2]))
+        return torch.cat([eval_transform(channel, geometry) for channel in channels])
     size = geometry.image_size
     short = math.floor(size / geometry.crop_fraction)  # rounded down, as in timm
     # the long side is rounded down and the corner to even, as in torchvision
@@ -60,21 +64,37 @@ def train_transform(augmentation: Augmentation, geometry: Geometry) -> Transform
 
     A random one draws from torch's global generator: call it inside ``seeded``.
     """
+    if isinstance(augmentation, NoAugmentation):
+        return partial(eval_transform, geometry=geometry)
+    return v2.Compose(
+        [
+            _arrays_to_tensors,
+            v2.RandomResizedCrop(
+                geometry.image_size,
+                scale=(augmentation.min_area, 1.0),
+                interpolation=v2.InterpolationMode(geometry.interpolation),
+            ),
+            v2.RandomHorizontalFlip(augmentation.flip_probability),
+            *_operations(augmentation),
+            v2.PILToTensor(),
+        ]
+    )
+
+
+def _operations(augmentation: Augmentation) -> list[v2.Transform]:
+    """What follows the crop, for one image; mixing is a batch's."""
     match augmentation:
-        case FlipCrop():
-            return v2.Compose(
-                [
-                    v2.RandomResizedCrop(
-                        geometry.image_size,
-                        scale=(augmentation.min_area, 1.0),
-                        interpolation=v2.InterpolationMode(geometry.interpolation),
-                    ),
-                    v2.RandomHorizontalFlip(augmentation.flip_probability),
-                    v2.PILToTensor(),
-                ]
-            )
+        case Trivial():
+            return [v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR)]
+        case RandAugment():
+            bilinear = v2.InterpolationMode.BILINEAR
+            return [v2.RandAugment(augmentation.num_ops, augmentation.magnitude, interpolation=bilinear)]
         case _:
-            return partial(eval_transform, geometry=geometry)
+            return []
+
+
+def _arrays_to_tensors(image: Picture) -> Image.Image | Tensor:
+    return image if isinstance(image, Image.Image) else torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
 def sample_seed(seed: int, epoch: int, index: int, view: int = 0) -> int:

@@ -5,23 +5,31 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tl_experiments.config.heads import Head
+from tl_experiments.config.heads import MLP, AttentionPool, Cosine, Head, Linear
+from tl_experiments.heads.attention_pool import AttentionPoolHead
+from tl_experiments.heads.cosine import CosineHead
+from tl_experiments.heads.linear import LinearHead, MLPHead
 
 __all__ = ["build_head"]
 
 
 def build_head(cfg: Head, feature_dim: int, n_classes: int, seed: int) -> nn.Module:
-    """A new head, features ``(n, feature_dim)`` to logits ``(n, n_classes)``.
+    """A new head to logits ``(n, n_classes)``, the same for every arm under one seed.
 
-    Its weights start small and its biases at zero, the same for every arm under one seed.
+    It reads features ``(n, feature_dim)``, or tokens ``(n, tokens, feature_dim)`` where ``cfg.reads_tokens``. The
+    weights of the last layer start small and its biases at zero.
+
+    Raises:
+        ConfigError: The attention heads do not divide ``feature_dim``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return {"linear": _linear}[cfg.name](feature_dim, n_classes)
-
-
-def _linear(feature_dim: int, n_classes: int) -> nn.Module:
-    head = nn.Linear(feature_dim, n_classes)
-    nn.init.trunc_normal_(head.weight, std=0.01)
-    nn.init.zeros_(head.bias)
-    return head
+        match cfg:
+            case Linear():
+                return LinearHead(feature_dim, n_classes, cfg.dropout)
+            case MLP():
+                return MLPHead(feature_dim, n_classes, cfg)
+            case Cosine():
+                return CosineHead(feature_dim, n_classes, cfg)
+            case AttentionPool():
+                return AttentionPoolHead(feature_dim, n_classes, cfg)

@@ -23,9 +23,10 @@ class SupervisedObjective:
     label_smoothing: float
 
     def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-        """Mean loss of a batch, a scalar in float32."""
+        """Mean loss of a batch, a scalar in float32; against the mixed labels where it has them."""
         logits = model(batch["image"]).float()
-        return functional.cross_entropy(logits, batch["label"], label_smoothing=self.label_smoothing)
+        target = batch["target"] if "target" in batch else batch["label"]
+        return functional.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
 
 
 def build_objective(cfg: Supervised) -> Objective:

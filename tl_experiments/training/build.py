@@ -48,7 +48,8 @@ def build(cfg: TrainConfig) -> Parts:
     Raises:
         UserError: Whatever is wrong with the data, the weights or the plan.
     """
-    backbone = build_backbone(cfg.backbone, derive(cfg.seed, "backbone"))
+    seed = derive(cfg.seed, "backbone")
+    backbone = build_backbone(cfg.backbone, seed, cfg.dataset.channels, tokens=cfg.head.reads_tokens)
     spec = backbone.input_spec
     data = TransferDataModule(
         cfg.dataset,
@@ -74,17 +75,18 @@ def build(cfg: TrainConfig) -> Parts:
 
 
 def _notes(cfg: TrainConfig, backbone: TimmBackbone, layout: ModelLayout) -> tuple[str, ...]:
-    debug = (f"A debug run ({cfg.debug.name}): its numbers are no result.",) if cfg.debug.no_result else ()
-    return (*debug, *layout.notes, *_size_notes(backbone))
-
-
-def _size_notes(backbone: TimmBackbone) -> tuple[str, ...]:
+    notes = [*layout.notes, *backbone.report.adaptations()]
+    if cfg.debug.no_result:
+        notes.insert(0, f"A debug run ({cfg.debug.name}): its numbers are no result.")
     theirs, ours = backbone.report.image_size, backbone.input_spec.image_size
-    adaptations = backbone.report.adaptations()
-    if theirs is None or theirs == ours:
-        return adaptations
-    return (
-        *adaptations,
-        f"The weights were trained on images of {theirs} px and this run uses {ours} px: "
-        f"backbone.preprocessing.image_size={theirs} would match.",
-    )
+    if theirs not in (None, ours):
+        notes.append(
+            f"The weights were trained on images of {theirs} px and this run uses {ours} px: "
+            f"backbone.preprocessing.image_size={theirs} would match."
+        )
+    if backbone.n_tokens == 1:
+        notes.append(
+            f"The backbone gives a single token at {ours} px, so that attention_pool has nothing to weigh: "
+            "a larger backbone.preprocessing.image_size may give more."
+        )
+    return tuple(notes)

@@ -88,8 +88,9 @@ def load_run(folder: Path | str) -> TransferModel:
     facts = checkpoint_facts(path) if path is not None else None
     if path is None or facts is None:
         raise WeightsError(str(folder), "no checkpoint of a run", "name the folder of a finished run")
-    backbone = restore_backbone(path, facts)
-    head = build_head(typed(_WithHead, {"head": facts["head"]}).head, backbone.feature_dim, len(facts["classes"]), 0)
+    cfg = typed(_WithHead, {"head": facts["head"]}).head
+    backbone = restore_backbone(path, facts, tokens=cfg.reads_tokens)
+    head = build_head(cfg, backbone.feature_dim, len(facts["classes"]), 0)
     state = load_file(path)
     head.load_state_dict({name.removeprefix("head."): t for name, t in state.items() if name.startswith("head.")})
     return TransferModel(backbone, head, layout_of(backbone, head), facts["memory_format"]).eval()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tl_experiments.backbones.locate import locate, weights_digest
 from tl_experiments.config.datasets import Dataset, ImageFolder
+from tl_experiments.config.heads import Head
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import NOT_IN_THE_RESULT
 from tl_experiments.strategies.plans import Strategy
@@ -42,13 +43,17 @@ def arm(config: TrainConfig) -> dict[str, str]:
     return {
         "dataset": _dataset(config.dataset),
         "backbone": _backbone(config),
-        "head": config.head.name,
-        "freeze_strategy": _strategy(config.freeze_strategy),
+        "head": _with_options(config.head),
+        "freeze_strategy": _with_options(config.freeze_strategy),
     }
 
 
 def _dataset(dataset: Dataset) -> str:
-    name = Path(dataset.root or "").name if isinstance(dataset, ImageFolder) else dataset.name
+    name: str = dataset.name
+    if isinstance(dataset, ImageFolder):
+        name = Path(dataset.root or "").name
+        if dataset.channels != 3:
+            name += f" ({dataset.channels} channel{'s' if dataset.channels > 1 else ''})"
     if dataset.shots is not None:
         return f"{name}, {dataset.shots} shots"
     if dataset.label_fraction is not None:
@@ -68,11 +73,11 @@ def _backbone(config: TrainConfig) -> str:
     return f"{name} ({run_of if path.stem == 'checkpoint' else path.stem})"
 
 
-def _strategy(strategy: Strategy) -> str:
+def _with_options(choice: Head | Strategy) -> str:
     """Its name and, in brackets, the options that tell its arms apart: those without a default, or away from it."""
     options = []
-    for field in dataclasses.fields(strategy):
-        value = getattr(strategy, field.name)
+    for field in dataclasses.fields(choice):
+        value = getattr(choice, field.name)
         if field.name not in ("name", "base_lr") and (field.default is dataclasses.MISSING or value != field.default):
-            options.append(f"{field.name}={'+'.join(value) if isinstance(value, tuple) else value}")
-    return f"{strategy.name}({', '.join(options)})" if options else strategy.name
+            options.append(f"{field.name}={'+'.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return f"{choice.name}({', '.join(options)})" if options else choice.name

@@ -35,11 +35,11 @@ class TransferModel(nn.Module):
         self._memory_format = _MEMORY_FORMATS[memory_format]
         self._held_in_eval: list[nn.Module] = []
         for name, values in (("mean", backbone.input_spec.mean), ("std", backbone.input_spec.std)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1) * 255, persistent=False)
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1) * 255, persistent=False)
         backbone.to(memory_format=self._memory_format)
 
     def forward(self, image: Tensor) -> Tensor:
-        """uint8 images ``(n, 3, size, size)`` to logits ``(n, n_classes)``; normalised here, on the device."""
+        """Images ``(n, channels, size, size)`` in [0, 255] to logits ``(n, n_classes)``; normalised here."""
         normalised = (image.to(self.mean.dtype) - self.mean) / self.std
         return self.head(self.backbone(normalised.contiguous(memory_format=self._memory_format)))
 

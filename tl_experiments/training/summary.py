@@ -16,7 +16,7 @@ def summary_lines(cfg: TrainConfig, parts: Parts, device: str, precision: str) -
     """Data, model, plan and device, a line each."""
     spec = parts.data.spec
     sizes = ", ".join(f"{split} {n}" for split, n in spec.sizes.items())
-    yield f"data      {cfg.dataset.name}: {len(spec.classes)} classes, {sizes} images at {_size(parts)} px"
+    yield f"data      {cfg.dataset.name}: {len(spec.classes)} classes, {sizes} images of {_shape(parts)}"
     for note in (*spec.notes, *parts.notes):
         yield f"          note: {note}"
     total = sum(block.size for block in parts.model.layout.all_blocks)
@@ -87,5 +87,6 @@ def _rate(block: Block, phase: PhaseSteps, lr: float) -> str:
     return "frozen" if not rates else " to ".join(f"{rate:.3g}" for rate in {rates[0]: None, rates[-1]: None})
 
 
-def _size(parts: Parts) -> int:
-    return parts.model.backbone.input_spec.image_size
+def _shape(parts: Parts) -> str:
+    size, channels = parts.model.backbone.input_spec.image_size, parts.data.spec.channels
+    return f"{size} px" if channels == 3 else f"{size} px, {channels} channel{'s' if channels > 1 else ''}"
