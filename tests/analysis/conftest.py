@@ -63,6 +63,8 @@ def _record(
             "test": {"accuracy": test, "macro_f1": test - 0.01, "nll": nll},
         },
         "best_step": 10,
+        "last_step": 10,
+        "accumulation": 1,
         "phases": (),
         "trained_parameters": TRAINED.get(strategy, 4_920_000),
         "total_parameters": 4_920_000,

@@ -180,6 +180,19 @@ def test_a_setting_of_the_strategy_shows_where_the_label_hides_it(make_record):
     assert settings.keys() == {"norm_stats"}
 
 
+def test_options_of_another_choice_are_not_shown(make_record):
+    """``alpha`` says nothing where only one of the two augmentations has it."""
+    none, weak, strong = (
+        make_record(settings={"augmentation.name": name} | ({"augmentation.alpha": alpha} if alpha else {}))
+        for name, alpha in (("none", None), ("mixup", 0.2), ("mixup", 0.4))
+    )
+    (settings,) = chosen_settings(group_arms([none, weak])).values()
+    assert settings.keys() == {"augmentation"}
+    arms = group_arms([none, weak, strong])
+    shown = {key for arm in arms for key in chosen_settings(arms)[arm.arm]}
+    assert shown == ({"augmentation", "alpha"} if "mixup" in arms[0].chosen else {"augmentation"})
+
+
 def test_names_that_would_be_equal_stay_whole():
     assert short_names(["optimizer.lr", "optimizer.name", "a.p", "b.p"]) == {
         "optimizer.lr": "lr",

@@ -48,7 +48,8 @@ class SweepFolder:
         metrics = {"val": {"accuracy": 0.75, "nll": 0.5}, "test": {"accuracy": 0.625, "nll": 0.75}}
         given = {key: value for key, value in self.facts.items() if key != "job_id"}
         RunRecord(
-            job_id=run, **given, classes=("a", "b"), data={}, metrics=metrics, best_step=4, phases=(),
+            job_id=run, **given, classes=("a", "b"), data={}, metrics=metrics, best_step=4,
+            last_step=4, accumulation=1, phases=(),
             trained_parameters=1000, total_parameters=2000, weights={}, still_rising=False, wall_clock_s=2.5,
             pretraining_s=0.0, peak_memory_bytes=4096, environment={},
         ).write(self.folder / run)  # fmt: skip

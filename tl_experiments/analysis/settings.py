@@ -41,10 +41,14 @@ def _settings(arm: ArmRuns) -> list[dict[str, str]]:
 
 
 def _varying(trials: Sequence[Mapping[str, str]]) -> set[str]:
-    values: dict[str, set[str]] = defaultdict(set)
+    """Keys with several values; that another choice of its group lacks an option is no value of it."""
+    varying = set()
     for key in {key for trial in trials for key in trial}:
-        values[key] = {trial.get(key, _ABSENT) for trial in trials}
-    return {key for key, seen in values.items() if len(seen) > 1}
+        name = f"{key.rpartition('.')[0]}.name"
+        choices = {trial.get(name) for trial in trials if key in trial}
+        if len({trial.get(key, _ABSENT) for trial in trials if trial.get(name) in choices}) > 1:
+            varying.add(key)
+    return varying
 
 
 def _readable(value: str) -> str:
