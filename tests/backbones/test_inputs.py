@@ -113,13 +113,14 @@ def test_pretrained_colours_are_adapted_by_timm(pretrained, channels):
     assert torch.equal(adapted, adapt_input_conv(channels, colours.detach()))
     if channels == 1:  # grey gives what it gave as three equal colours
         torch.testing.assert_close(adapted.sum(1), colours.sum(1))
-    assert (ours.trained_on.image_size, ours.trained_on.channels) == (160, 3)
+    assert ours.report.image_size == 160
+    assert ours.report.adapted == {"conv1.0.weight": f"3 to {channels}"}
 
 
 def test_pretrained_weights_of_another_size_that_cannot_be_stretched(pretrained):
     with pytest.raises(
         UserError,
-        match=r"the pretrained weights of efficientformerv2_s0 do not fit 64 px and 3 channels .*image_size=224",
+        match=r"does not fit: 0 tensors missing, 0 unexpected, 5 of another shape.*image_size=224",
     ) as caught:
         build_backbone(pretrained("efficientformerv2_s0", 64), 0)
     assert isinstance(caught.value, WeightsError)

@@ -55,7 +55,8 @@ CASES = [
 @pytest.mark.parametrize(("name", "kwargs"), CASES)
 def test_other_sizes_and_channels_are_adapted_as_timm_does(name, kwargs, publish):
     publish(name)
-    backbone = build_backbone(config(name, weights="pretrained", **kwargs), seed=5)
+    own = {key: value for key, value in kwargs.items() if key != "in_chans"}
+    backbone = build_backbone(config(name, weights="pretrained", **own), seed=5, channels=kwargs.get("in_chans", 3))
     assert equal(backbone.net, timm.create_model(name, pretrained=True, num_classes=0, **kwargs))
     assert set(backbone.report.adapted.values()) == ({f"3 to {kwargs['in_chans']}"} if "in_chans" in kwargs else set())
     assert len(backbone.report.adaptations()) == len(kwargs)
@@ -63,7 +64,7 @@ def test_other_sizes_and_channels_are_adapted_as_timm_does(name, kwargs, publish
 
 def test_what_was_resized_and_adapted_is_said(publish):
     publish("vit_tiny_patch16_224")
-    report = build_backbone(config("vit_tiny_patch16_224", "pretrained", img_size=128, in_chans=1), seed=0).report
+    report = build_backbone(config("vit_tiny_patch16_224", "pretrained", img_size=128), seed=0, channels=1).report
     assert report.resized == {"pos_embed": "14x14 to 8x8"}
     assert report.adaptations() == (
         "The weights were resized to this input: pos_embed from 14x14 to 8x8.",

@@ -9,7 +9,7 @@ import re
 import pytest
 import timm
 
-from tl_experiments.config import backbones, compose, datasets, heads, optimization, running, schema, trackers
+from tl_experiments.config import backbones, compose, datasets, optimization, running, schema, trackers
 from tl_experiments.config.compose import choices, conf_dir, groups
 from tl_experiments.config.timm_names import timm_names
 
@@ -47,8 +47,8 @@ def test_names_of_classes_and_files_agree():
 
 
 def test_no_defaults_hide_in_the_schema():
-    """A value that no YAML states would be a second place for defaults; strategies may, to be used in Python."""
-    for module in (backbones, datasets, heads, optimization, running, schema, trackers):
+    """A value that no YAML states would be a second place for defaults; labels of heads and strategies need theirs."""
+    for module in (backbones, datasets, optimization, running, schema, trackers):
         own = [
             cls for _, cls in inspect.getmembers(module, dataclasses.is_dataclass) if cls.__module__ == module.__name__
         ]

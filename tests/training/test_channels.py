@@ -81,7 +81,7 @@ def test_another_size_and_channels_than_the_weights_are_said(tiny, tmp_path, fol
         f"backbone.kwargs={{pretrained_cfg_overlay: {{file: {tmp_path / 'weights.pth'}}}}}",
     )
     assert build(cfg).notes == (
+        "The first convolution was adapted from 3 to 1 channels (conv1.0.weight).",
         "The weights were trained on images of 160 px and this run uses 32 px: "
         "backbone.preprocessing.image_size=160 would match.",
-        "The weights were trained on 3 channels and this run uses 1.",
     )

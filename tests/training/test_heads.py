@@ -88,7 +88,7 @@ def test_a_single_token_is_said(tiny, tmp_path):
         (["head=linear"], "linear"),
         (["head=linear", "head.dropout=0.5"], "linear(dropout=0.5)"),
         (["head=mlp"], "mlp"),
-        (["head=mlp", "head.hidden_sizes=[64,32]", "head.dropout=0.1"], "mlp(dropout=0.1, hidden_sizes=[64, 32])"),
+        (["head=mlp", "head.hidden_sizes=[64,32]", "head.dropout=0.1"], "mlp(dropout=0.1, hidden_sizes=64+32)"),
         (["head=cosine", "head.learn_temperature=false"], "cosine(learn_temperature=False)"),
         (["head=attention_pool", "head.num_heads=4"], "attention_pool(num_heads=4)"),
     ],

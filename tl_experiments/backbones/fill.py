@@ -97,7 +97,7 @@ def _account(
             "backbone.weights",
             f"{source} does not fit: {len(lost)} tensors missing, {len(foreign)} unexpected, {len(mismatched)} of "
             f"another shape, e.g. {(lost or foreign or mismatched)[0]}, of {len(wanted)} expected",
-            "check backbone.name and backbone.kwargs against the file",
+            _advice(net, bool(lost or foreign)),
         )
     for name in unexpected:
         final.pop(name)
@@ -118,6 +118,14 @@ def _account(
             if final[name].shape != filtered[name].shape
         },
     )
+
+
+def _advice(net: Net, other_names: bool) -> str:
+    """What to do about weights that do not fit; shapes alone differ where a family cannot be stretched to a size."""
+    size = (getattr(net.module, "pretrained_cfg", None) or {}).get("input_size", (0,))[-1]
+    if not other_names and size and net.kwargs.get("img_size", size) != size:
+        return f"backbone.preprocessing.image_size={size}, or another backbone"
+    return "check backbone.name and backbone.kwargs against the file"
 
 
 def _does_nothing_yet(tensor: Tensor) -> bool:

@@ -103,7 +103,7 @@ def build_backbone(cfg: BackboneConfig, seed: int, channels: int = 3, *, tokens:
     """
     size = cfg.preprocessing.image_size
     net = create_net(cfg.name, cfg.kwargs, size, seed, for_weights=not starts_random(cfg), channels=channels)
-    spec = _input_spec(net.module, cfg.preprocessing, channels)
+    spec = _input_spec(net, cfg.preprocessing, channels)
     try_out(net.module, net.name, net.kwargs, spec.image_size, channels)
     return _loaded(net, cfg, spec, tokens=tokens)
 
@@ -145,10 +145,10 @@ def _loaded(net: Net, cfg: BackboneConfig, spec: InputSpec, *, tokens: bool) -> 
     return backbone
 
 
-def _input_spec(net: nn.Module, overrides: Preprocessing, channels: int) -> InputSpec:
-    default = resolve_model_data_config(net)
+def _input_spec(net: Net, overrides: Preprocessing, channels: int) -> InputSpec:
+    default = resolve_model_data_config(net.module)
     return InputSpec(
-        image_size=overrides.image_size or int(default["input_size"][-1]),
+        image_size=overrides.image_size or net.kwargs.get("img_size") or int(default["input_size"][-1]),
         mean=overrides.mean or _per_channel(default["mean"], channels),
         std=overrides.std or _per_channel(default["std"], channels),
         interpolation=overrides.interpolation or cast(Interpolation, default["interpolation"]),
