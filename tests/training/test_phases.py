@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from itertools import pairwise
 
@@ -13,6 +14,7 @@ from tests.training.test_freeze import HeadThenLastBlock, rates_of_each_step, tr
 from tl_experiments.config import compose
 from tl_experiments.config.compose import conf_dir
 from tl_experiments.config.optimization import Constant, Cosine, OneCycle, WarmRestarts
+from tl_experiments.training.build import build
 from tl_experiments.training.history import History
 from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.optimization import schedule
@@ -132,6 +134,14 @@ def test_each_phase_has_a_schedule_and_momentum_of_its_own(tiny, tmp_path):
     assert len(seen) == len(expected)
     for ours, theirs in zip(seen, expected, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+def test_phases_without_a_step_are_said(tiny):
+    """5 phases, unfrozen over half of 3 steps."""
+    cfg = tiny("freeze_strategy=gradual_unfreezing", "trainer.max_epochs=1")
+    (note,) = build(cfg).notes
+    assert re.fullmatch(r"\d+ of the \d+ phases got no optimizer step of their own and were left out: .*", note)
+    assert build(tiny("freeze_strategy=gradual_unfreezing", "trainer.max_epochs=20")).notes == ()
 
 
 class Model(torch.nn.Module):

@@ -71,7 +71,8 @@ def build(cfg: TrainConfig) -> Parts:
     if cfg.trainer.gradient_checkpointing:
         backbone.checkpoint_gradients()
     objective = build_objective(cfg.objective)
-    return Parts(data, model, backbone.report, objective, phases, cfg.base_lr(), _notes(cfg, backbone, layout))
+    notes = (*_notes(cfg, backbone, layout), *_phase_notes(len(plan), len(phases)))
+    return Parts(data, model, backbone.report, objective, phases, cfg.base_lr(), notes)
 
 
 def _notes(cfg: TrainConfig, backbone: TimmBackbone, layout: ModelLayout) -> tuple[str, ...]:
@@ -90,3 +91,12 @@ def _notes(cfg: TrainConfig, backbone: TimmBackbone, layout: ModelLayout) -> tup
             "a larger backbone.preprocessing.image_size may give more."
         )
     return tuple(notes)
+
+
+def _phase_notes(planned: int, kept: int) -> tuple[str, ...]:
+    if kept == planned:
+        return ()
+    return (
+        f"{planned - kept} of the {planned} phases got no optimizer step of their own and were left out: "
+        "more trainer.max_epochs or a smaller trainer.batch_size gives them some.",
+    )
