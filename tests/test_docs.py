@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -42,10 +43,16 @@ def _triple(row: dict[str, str], key: str, sign: str) -> str:
     return f"{mean:{sign}.3f} [{low:.3f}, {high:.3f}]"
 
 
-def test_the_results_are_those_of_the_files():
-    tables = _tables((ROOT / "docs" / "results.md").read_text())
-    files = sorted((ROOT / "docs" / "results").glob("*.csv"))
-    assert len(tables) == len(files) >= 3
+@pytest.mark.parametrize("page", ["results.md", "strategies.md"])
+def test_the_results_are_those_of_the_files(page):
+    columns = ("arm", "val", "test, 95% interval", "gain over from_scratch", "trained")
+    tables = [table for table in _tables((ROOT / "docs" / page).read_text()) if set(columns) <= table[0].keys()]
+    files = [
+        file
+        for file in sorted((ROOT / "docs" / "results").glob("*.csv"))
+        if file.name.startswith("strategies_") == (page == "strategies.md")
+    ]
+    assert len(tables) == len(files) >= 2
     written = {
         tuple(
             (
@@ -59,5 +66,13 @@ def test_the_results_are_those_of_the_files():
         )
         for file in files
     }
-    columns = ("arm", "val", "test, 95% interval", "gain over from_scratch", "trained")
     assert {tuple(tuple(row[column] for column in columns) for row in table) for table in tables} == written
+
+
+def test_the_rates_are_those_of_the_curves():
+    (table,) = (t for t in _tables((ROOT / "docs" / "strategies.md").read_text()) if "rule (AdamW)" in t[0])
+    curves = json.loads((ROOT / "docs" / "results" / "lr_rates.json").read_text())
+    assert [tuple(row.values()) for row in table] == [
+        (one["strategy"], f"{one['rule']:.2g}", f"{one['steepest']:.2g}", f"{one['minimum'] / 10:.2g}")
+        for one in curves["suggestions"]
+    ]

@@ -132,6 +132,16 @@ def test_with_every_kind_of_state(tiny, tmp_path, monkeypatch, whole, overrides)
     assert_equal(ends(tmp_path, run(cfg, tmp_path)), whole(overrides[0], cfg))
 
 
+@pytest.mark.parametrize("strategy", ["lp_ft", "gradual_unfreezing"])
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+def test_strategies_of_several_phases(tiny, tmp_path, monkeypatch, whole, strategy, offset):
+    """Cut before, at and after the start of the last phase."""
+    cfg = tiny(f"freeze_strategy={strategy}", "trainer.max_epochs=8", "trainer.resume_interval_s=0")
+    steps = build(cfg).phases[-1].first_step + offset
+    killed_at(cfg, tmp_path, steps, monkeypatch)
+    assert_equal(ends(tmp_path, run(cfg, tmp_path)), whole(strategy, cfg))
+
+
 def test_no_more_than_one_epoch_is_repeated(tiny, tmp_path, monkeypatch):
     cfg = three_phases(tiny)
     killed_at(cfg, tmp_path, 17, monkeypatch)
