@@ -73,7 +73,8 @@ class History:
         )  # fmt: skip
         if phase.last and self._is_better(metrics):
             self.best, self.best_step, self.best_predictions = metrics, step, val
-            self._best_state = {name: model.state_dict()[name].detach().clone() for name in phase.changeable(model)}
+            state = model.state_dict()
+            self._best_state = {name: state[name].detach().clone() for name in phase.changeable(model)}
 
     def restore_best(self, model: nn.Module) -> None:
         """Put the best weights back into the model."""
