@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from tl_experiments.errors import BAD_INPUT, INTERRUPTED, OK, ConfigError, UserError
@@ -30,12 +31,12 @@ Start with:  tl train -m backbone=resnet18 freeze_strategy=feature_extraction,fu
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``tl``; ends the process with 0, 1 (a job failed), 2 (bad config or data) or 130 (interrupted)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = any(re.fullmatch(r"\+?debug=(?!none|false).+", argument, re.IGNORECASE) for argument in given)
+    debug = any(re.fullmatch(r"\+?debug=(true|traceback)", argument, re.IGNORECASE) for argument in given)
     try:
         code = _dispatch(given)
     except UserError as error:
         if debug:
-            raise
+            traceback.print_exc()
         sys.stderr.write(f"error: {plain(str(error))}\n")
         code = error.exit_code
     except KeyboardInterrupt:

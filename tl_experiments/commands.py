@@ -104,7 +104,7 @@ class TrainCommand:
         folder = sweep_folder(jobs, overrides)
         with following(folder, trackers):
             outcome = run_sweep(without_secrets(jobs), folder, self.line)
-            self._show(outcome, compare=self.verb == "train")
+            self._show(outcome, compare=self.verb == "train" and not jobs[0].config.debug.no_result)
         return self._name_failures(outcome)
 
     def _show(self, outcome: Outcome, compare: bool) -> None:

@@ -56,9 +56,10 @@ class LrCurve:
 
     Args:
         arm: As in ``RunRecord``.
+        config: As in ``RunRecord``.
         seed: Of the test.
         optimizer: Under which name rules are looked up.
-        rule: The base rate that a run of this config would have.
+        rule: The base rate that a run of this config would have; None where the strategy has no rule for the optimizer.
         phase: Number of the strategy's phase that was tested.
         learning_rates: Base rate of each step, rising.
         losses: Training loss of each step, before its update.
@@ -66,9 +67,10 @@ class LrCurve:
     """
 
     arm: Mapping[str, str]
+    config: Mapping[str, Any]
     seed: int
     optimizer: str
-    rule: float
+    rule: float | None
     phase: int
     learning_rates: tuple[float, ...]
     losses: tuple[float, ...]
@@ -91,7 +93,7 @@ class RunRecord:
         best_step: Optimizer step of the weights that were kept (0: before the last phase's first step).
         last_step: Optimizer steps that were done; fewer than planned where early stopping ended the run.
         accumulation: Parts in which batches were computed in the end; more than configured where memory ran out.
-        phases: Per phase: ``first_step``, ``steps``, ``trained_parameters``, ``learning_rates``.
+        phases: Per phase: ``first_step``, ``steps``, ``trained_parameters``, ``learning_rates``, ``norm_stats``.
         trained_parameters: Elements of the parameters that trained in any phase.
         total_parameters: Elements of all parameters.
         learning_rate: Base learning rate, after the strategy's rule and ``optimizer.lr_factor``.
@@ -128,6 +130,13 @@ class RunRecord:
     environment: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def is_debug_run(self) -> bool:
+        """Whether ``debug=`` changed what was trained on or measured."""
+        debug = self.config.get("debug")
+        keys = ("images_per_split", "evaluate_on_train", "profile")
+        return isinstance(debug, Mapping) and any(debug.get(key) for key in keys)
 
     def write(self, folder: Path) -> Path:
         """Write ``record.json`` into ``folder``, atomically; the presence of the file means that the run is done."""

@@ -12,13 +12,14 @@ from tl_experiments.analysis.lr_curves import by_strategy, smooth, suggest, tabl
 from tl_experiments.records import LrCurve
 
 
-def curve(strategy="full", centre=1e-3, seed=0, backbone="resnet18"):
+def curve(strategy="full", centre=1e-3, seed=0, backbone="resnet18", optimizer="adamw", phase=0):
     """A loss that falls around ``centre`` as a logistic function of log rate, and blows up two decades later."""
     rates = np.geomspace(1e-6, 1, 200)
     losses = 2 - 1.5 / (1 + np.exp(-4 * np.log10(rates / centre))) + (rates / centre / 100) ** 2
     arm = {"dataset": "digits", "backbone": backbone, "head": "linear", "freeze_strategy": strategy}
     return LrCurve(
-        arm=arm, seed=seed, optimizer="adamw", rule=3e-4, phase=0,
+        arm=arm, seed=seed, optimizer=optimizer, rule=3e-4, phase=phase,
+        config={"optimizer": {"name": optimizer, "lr_factor": 1.0}, "seed": seed},
         learning_rates=tuple(rates), losses=tuple(losses), environment={},
     )  # fmt: skip
 
@@ -45,7 +46,9 @@ def test_seeds_of_a_strategy_are_one_suggestion():
 
 def test_labels_hold_what_differs_within_a_strategy():
     assert list(by_strategy([curve(), curve("from_scratch", backbone="other")])) == ["full", "from_scratch"]
-    assert list(by_strategy([curve(), curve(backbone="vit")])) == ["full, resnet18", "full, vit"]
+    assert list(by_strategy([curve(), curve(backbone="vit")])) == ["full, backbone=resnet18", "full, backbone=vit"]
+    assert list(by_strategy([curve(), curve(optimizer="sgd")])) == ["full, optimizer=adamw", "full, optimizer=sgd"]
+    assert list(by_strategy([curve(), curve(phase=1)])) == ["full, phase=0", "full, phase=1"]
 
 
 def test_files_hold_every_step(tmp_path):

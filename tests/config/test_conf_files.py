@@ -8,10 +8,11 @@ import re
 
 import pytest
 import timm
+import timm.optim
 
 from tl_experiments.config import backbones, compose, datasets, optimization, running, schema, trackers
 from tl_experiments.config.compose import choices, conf_dir, groups
-from tl_experiments.config.timm_names import timm_names
+from tl_experiments.config.timm_names import timm_names, timm_optimizers
 
 CHOICES = [(group, choice) for group in groups() for choice in choices(group)]
 EXPERIMENTS = list(choices("experiment"))
@@ -66,3 +67,4 @@ def test_every_experiment_states_question_command_and_result(name):
 
 def test_timm_names_are_those_that_timm_registers():
     assert set(timm_names()) == set(timm.list_models())
+    assert set(timm_optimizers()) == set(timm.optim.list_optimizers())

@@ -176,6 +176,21 @@ def test_the_thirds_are_a_partition_of_like_sizes(n):
     assert max(map(len, thirds)) - min(map(len, thirds)) <= 1
 
 
+@pytest.mark.parametrize(
+    ("name", "bias"),
+    [
+        ("backbone.net.blocks.0.attn.q_bias", True),  # BEiT and EVA-02 keep those of query and value apart
+        ("backbone.net.blocks.0.attn.v_bias", True),
+        ("backbone.net.blocks.0.attn.relative_position_bias_table", False),
+        ("backbone.net.blocks.0.attn.attention_biases", False),
+    ],
+)
+def test_bitfit_knows_the_biases_of_attention(name, bias):
+    layout = ModelLayout((Block("b0", {"b0.bias": 2, name: 4}),), Block("head", {"head.weight": 4}))
+    (phase,) = Bitfit(base_lr=RULE).plan(layout)
+    assert (name in phase.lr_multiplier) is bias
+
+
 def test_bitfit_and_norm_only_train_their_kind_and_the_head():
     (bitfit,) = Bitfit(base_lr=RULE).plan(DEEP)
     assert set(bitfit.lr_multiplier) == DEEP_HEAD | {"stem.norm.bias", "s1.0.bias", "s1.1.bias"}

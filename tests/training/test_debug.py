@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from tl_experiments import compare
 from tl_experiments.config import compose
+from tl_experiments.errors import UserError
 from tl_experiments.sweeps.jobs import Job, sweep_folder
 from tl_experiments.training.build import build
 from tl_experiments.training.identity import job_id
@@ -62,6 +65,29 @@ def test_what_changes_numbers_is_another_job_in_another_folder(tiny, override, s
 
     assert (folder(debug) == folder(plain)) is same
     assert (folder(debug).parent.name == "debug") is not same
+
+
+def test_the_comparison_leaves_debug_runs_out(tiny, tmp_path):
+    run(tiny("debug=overfit"), tmp_path / "sweep" / "overfit")
+    with pytest.raises(UserError, match="only debug runs"):
+        compare(tmp_path / "sweep")
+    run(tiny(), tmp_path / "sweep" / "real")
+    comparison = compare(tmp_path / "sweep")
+    assert [row.seeds for row in comparison.rows] == [(0,)]
+    assert [job.state for job in comparison.lost_jobs] == ["debug"]
+
+
+def test_a_run_from_python_goes_there_too(tiny):
+    cfg = tiny("debug=limit", "trainer.max_epochs=1")
+    run(cfg)
+    assert list(Path(cfg.output_dir).glob("debug/runs/*/record.json"))
+    assert not list(Path(cfg.output_dir).glob("runs/*"))
+
+
+def test_options_without_a_name_are_no_result_either(tiny):
+    assert build(tiny("debug.images_per_split=12")).notes == (
+        "A debug run (options of debug): its numbers are no result.",
+    )
 
 
 def test_debug_true_shows_tracebacks():

@@ -26,16 +26,21 @@ def net():
 
 def test_the_average_is_torchs():
     model = net()
-    reference = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    steps = 0
+
+    def warmed_up(averages, current, _n):
+        get_ema_multi_avg_fn(min(0.3, (1 + steps) / (10 + steps)))(averages, current, _n)
+
+    reference = AveragedModel(model, multi_avg_fn=warmed_up, use_buffers=True)
     reference.update_parameters(model)  # its first call copies
-    ema = Ema(model, model.state_dict(), 0.9)
+    ema = Ema(model, model.state_dict(), 0.3)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    for _ in range(5):
+    for steps in range(1, 6):
         optimizer.zero_grad()
         model(torch.randn(8, 3, 4, 4)).square().sum().backward()
         optimizer.step()
         reference.update_parameters(model)
-        ema.update(model)
+        ema.update(model, steps)
     for name, tensor in reference.module.state_dict().items():
         # torch averages counters too, and rounds them down to 0; here they are copied
         torch.testing.assert_close(
@@ -56,7 +61,8 @@ def test_a_swap_there_and_back_changes_nothing():
 
 
 def test_val_test_and_checkpoint_use_the_average_and_training_does_not(tiny, tmp_path, monkeypatch):
-    """With a decay near 1 the average stays at the start, although the weights themselves move."""
+    """With a decay of 1 the average stays at the start, although the weights themselves move."""
+    monkeypatch.setattr(Ema, "update", lambda self, model, steps: None)
     cfg = tiny("freeze_strategy=full", "trainer.max_epochs=3", "trainer.ema_decay=0.999999999")
     ends = {}
     on_train_end = TransferModule.on_train_end
@@ -116,3 +122,12 @@ def test_compiled_steps_train_every_phase(tiny, tmp_path, strategy):
     plain, compiled = trained("plain"), trained("compiled", "trainer.compile_backend=aot_eager")
     for name in plain:
         torch.testing.assert_close(compiled[name], plain[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_short_run_does_not_evaluate_its_start(tiny, tmp_path):
+    """A decay of 0.999 would keep nine tenths of the start after a hundred steps."""
+    overrides = ["freeze_strategy=full", "dataset.shots=20", "trainer.max_epochs=4", "trainer.batch_size=16"]
+    averaged = run(tiny(*overrides, "trainer.ema_decay=0.999"), tmp_path / "ema")
+    plain = run(tiny(*overrides), tmp_path / "plain")
+    assert averaged.metrics["val"]["nll"] < 2.2
+    assert plain.metrics["val"]["nll"] < 2.2

@@ -145,7 +145,9 @@ def expected_rates(strategy, layout, phase):
         chosen = [*range(round(n / 3)), *range(round(2 * n / 3), n)]
         return dict.fromkeys(head.union(*(blocks[i] for i in chosen)), 1.0)
     if strategy == "bitfit":
-        return dict.fromkeys(head | {name for name in everything if name.split(".")[-1] == "bias"}, 1.0)
+        return dict.fromkeys(
+            head | {name for name in everything if name.endswith((".bias", ".q_bias", ".v_bias"))}, 1.0
+        )
     assert strategy == "norm_only"
     return dict.fromkeys(head.union(*(block.norms for block in layout.blocks)), 1.0)
 

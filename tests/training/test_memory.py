@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -37,9 +38,11 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tiny, tmp_path, part
 
 def test_parts_differ_by_one_at_most():
     batch = {"image": torch.arange(11), "label": torch.arange(11), "index": torch.arange(11)}
-    assert [len(part["label"]) for part in split_batch(batch, 4)] == [3, 3, 3, 2]
-    assert [len(part["label"]) for part in split_batch(batch, 20)] == [1] * 11
-    assert torch.equal(torch.cat([part["image"] for part in split_batch(batch, 4)]), batch["image"])
+    assert [len(part["label"]) for part in split_batch(batch, 4, 1)] == [3, 3, 3, 2]
+    assert [len(part["label"]) for part in split_batch(batch, 20, 1)] == [1] * 11
+    assert [len(part["label"]) for part in split_batch(batch, 20, 2)] == [3, 2, 2, 2, 2]
+    assert len(split_batch(batch, 3, 12)) == 1
+    assert torch.equal(torch.cat([part["image"] for part in split_batch(batch, 4, 1)]), batch["image"])
 
 
 @pytest.fixture
@@ -72,6 +75,72 @@ def test_a_step_that_does_not_fit_is_done_again_in_parts(tiny, tmp_path, small_m
     assert all(torch.equal(one[name], two[name]) for name in one)  # as if it had been asked for
 
 
+def test_what_a_failed_attempt_left_in_a_batchnorm_is_undone(tiny, tmp_path, monkeypatch):
+    """Out of memory in the backward pass, after all statistics have been updated: as if it had never been tried."""
+    cfg = tiny("freeze_strategy=full", "optimizer=sgd", "optimizer.lr=0.05")
+    failures = [1]
+    backward = torch.Tensor.backward
+
+    def failing(self, *args, **kwargs):
+        if failures:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Attempt {failures.pop()}.")
+        return backward(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "backward", failing)
+        record = run(cfg, tmp_path / "failed")
+    assert record.accumulation == 2
+    parts = dataclasses.replace(cfg, trainer=dataclasses.replace(cfg.trainer, accumulation=2))
+    wanted = run(parts, tmp_path / "wanted")
+    one, two = weights(tmp_path / "failed"), weights(tmp_path / "wanted")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert record.metrics == wanted.metrics
+    lines = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("failed", "wanted")]
+    losses = [[json.loads(line)["train_loss"] for line in each] for each in lines]
+    assert losses[0] == losses[1]
+
+
+def test_an_optimizer_without_memory_for_its_state_ends_the_run(tiny, tmp_path, monkeypatch):
+    """A part of the weights may have moved: the step cannot be done again."""
+    count = 0
+
+    def failing(self, closure=None):
+        nonlocal count
+        closure()
+        count += 1
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.optim.SGD, "step", failing)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(tiny("optimizer=sgd"), tmp_path)
+    assert count == 1
+
+
+def test_parts_of_a_batchnorm_net_hold_two_images(tiny, tmp_path):
+    """At 32 px the last maps are of one pixel: a BatchNorm cannot train on a single image."""
+    record = run(tiny("freeze_strategy=full", "trainer.accumulation=8"), tmp_path)
+    assert record.last_step == 6
+
+
+def test_images_that_are_only_evaluated_are_halved(tiny, tmp_path, monkeypatch):
+    sizes = []
+    forward = TransferModel.forward
+
+    def limited(self, image):
+        if not self.training and len(image) > 100:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        sizes.append(len(image))
+        return forward(self, image)
+
+    whole = run(tiny("trainer.eval_batch_size=359"), tmp_path / "whole")
+    monkeypatch.setattr(TransferModel, "forward", limited)
+    halved = run(tiny("trainer.eval_batch_size=359"), tmp_path / "halved")
+    assert max(sizes) <= 100
+    assert halved.metrics["test"]["nll"] == pytest.approx(whole.metrics["test"]["nll"], rel=1e-6)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(tiny("trainer.eval_batch_size=359", "trainer.on_out_of_memory=fail"), tmp_path / "fail")
+
+
 def test_out_of_memory_can_end_the_run(tiny, tmp_path, small_memory):
     with pytest.raises(torch.OutOfMemoryError):
         run(tiny(*VIT, "trainer.on_out_of_memory=fail"), tmp_path)
@@ -86,6 +155,20 @@ def test_what_does_not_fit_one_by_one_ends_the_run(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(TransferModel, "forward", never)
     with pytest.raises(torch.OutOfMemoryError):
         run(tiny(), tmp_path)
+
+
+def test_gradient_checkpointing_updates_statistics_once(tiny, tmp_path):
+    """The forward pass is computed twice, BatchNorm's statistics move once."""
+    cfg = tiny("freeze_strategy=full", "optimizer=sgd", "optimizer.lr=0.05")
+    run(cfg, tmp_path / "plain")
+    run(
+        dataclasses.replace(cfg, trainer=dataclasses.replace(cfg.trainer, gradient_checkpointing=True)),
+        tmp_path / "checkpointing",
+    )
+    one, two = weights(tmp_path / "plain"), weights(tmp_path / "checkpointing")
+    assert any(name.endswith("num_batches_tracked") for name in one)
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("strategy", ["full", "last_n_blocks"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -76,12 +77,13 @@ def test_timm_optimizers_are_timms(algorithm):
     [
         (["optimizer.algorithm=lam"], "timm has no optimizer 'lam' -> did you mean lamb"),
         (["optimizer.algorithm=lamb", "optimizer.kwargs.epsilon=1"], "cannot make lamb of these options .*epsilon"),
+        (["optimizer.algorithm=adahessian"], "adahessian needs second derivatives"),
     ],
 )
 def test_what_timm_refuses_is_one_line(tiny, tmp_path, overrides, message):
     with pytest.raises(ConfigError, match=message):
         run(tiny("optimizer=timm", "optimizer.lr=0.1", *overrides), tmp_path)
-    assert not (tmp_path / "record.json").exists()
+    assert not (tmp_path / "metrics.jsonl").exists()  # told before any training
 
 
 def test_a_timm_optimizer_takes_the_rule_of_its_own_name_or_none(tiny):
@@ -140,3 +142,18 @@ def test_weights_and_test_metrics_are_those_that_val_chose(tiny, tmp_path, monke
     assert start.metrics["test"] != last.metrics["test"]
     untrained = dataclasses.replace(cfg, optimizer=dataclasses.replace(cfg.optimizer, lr=1e-30))
     assert start.metrics["test"]["nll"] == pytest.approx(run(untrained, tmp_path / "untrained").metrics["test"]["nll"])
+
+
+@pytest.mark.parametrize("strategy", ["gradual_unfreezing", "full"])
+def test_an_optimizer_that_only_looks_around_in_its_first_step_passes_the_audit(tiny, tmp_path, strategy):
+    overrides = ["optimizer=timm", "optimizer.algorithm=adopt", "optimizer.lr=0.001"]
+    run(tiny(*overrides, f"freeze_strategy={strategy}", "trainer.max_epochs=4"), tmp_path)
+
+
+def test_the_rate_on_file_is_the_one_that_was_used(tiny, tmp_path):
+    """The second phase of LP-FT trains at a tenth of the base rate."""
+    cfg = tiny("freeze_strategy=lp_ft", "scheduler=constant", "trainer.max_epochs=4")
+    run(cfg, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    rates = [line["learning_rate"] for line in lines if line["learning_rate"] is not None]
+    assert rates == pytest.approx([cfg.base_lr()] * 2 + [0.1 * cfg.base_lr()] * 2)

@@ -14,6 +14,7 @@ from tests.training.test_freeze import HeadThenLastBlock, rates_of_each_step, tr
 from tl_experiments.config import compose
 from tl_experiments.config.compose import conf_dir
 from tl_experiments.config.optimization import Constant, Cosine, OneCycle, WarmRestarts
+from tl_experiments.errors import ConfigError
 from tl_experiments.training.build import build
 from tl_experiments.training.history import History
 from tl_experiments.training.metrics import Predictions
@@ -137,11 +138,17 @@ def test_each_phase_has_a_schedule_and_momentum_of_its_own(tiny, tmp_path):
 
 
 def test_phases_without_a_step_are_said(tiny):
-    """5 phases, unfrozen over half of 3 steps."""
-    cfg = tiny("freeze_strategy=gradual_unfreezing", "trainer.max_epochs=1")
+    """Unfrozen over half of 3 steps."""
+    cfg = tiny("freeze_strategy=gradual_unfreezing", "trainer.max_epochs=2")
     (note,) = build(cfg).notes
     assert re.fullmatch(r"\d+ of the \d+ phases got no optimizer step of their own and were left out: .*", note)
     assert build(tiny("freeze_strategy=gradual_unfreezing", "trainer.max_epochs=20")).notes == ()
+
+
+def test_a_strategy_without_its_phases_is_refused(tiny):
+    """LP-FT in a single step would be full fine-tuning under another name."""
+    with pytest.raises(ConfigError, match=r"max_epochs: 1, which is 1 steps: too few for the 2 phases of lp_ft"):
+        build(tiny("freeze_strategy=lp_ft", "trainer.max_epochs=1", "trainer.batch_size=100"))
 
 
 class Model(torch.nn.Module):

@@ -41,7 +41,10 @@ def compare(*folders: Path | str) -> Comparison:
 
 
 def _compute(found: Found, target: Path) -> Comparison:
-    comparison = replace(compare_records(*load(found)), key=found.key)
+    records, lost = load(found)
+    if lost and not records and all(job["state"] == "debug" for job in lost):
+        raise UserError(str(target.parent), "only debug runs, whose numbers are no result", "run without debug=")
+    comparison = replace(compare_records(records, lost), key=found.key)
     # The JSON comes last: where it stands, the tables of the same key stand too.
     write_atomically(target / CSV_FILE, table_csv(comparison))
     write_atomically(target / MARKDOWN_FILE, table_markdown(comparison))

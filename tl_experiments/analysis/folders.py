@@ -77,6 +77,12 @@ def load(found: Found) -> tuple[list[RunRecord], list[Mapping[str, Any]]]:
     empty: Mapping[str, Any] = {"overrides": [], "log": None, "seconds": None}
     for name, cause in unreadable.items():
         jobs[name] = {**empty, **listed.get(name, {}), "id": name, "state": "unreadable", "cause": cause}
+    for record in [record for record in records if record.is_debug_run]:
+        records.remove(record)
+        cause = "a debug run, whose numbers are no result"
+        jobs[record.job_id] = {
+            **empty, **listed.get(record.job_id, {}), "id": record.job_id, "state": "debug", "cause": cause
+        }  # fmt: skip
     done = {record.job_id for record in records}
     return records, [job for name, job in jobs.items() if name not in done]
 

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
+from tl_experiments.analysis.arms import flat_settings
+from tl_experiments.analysis.settings import short_names
 from tl_experiments.records import LrCurve, write_atomically
 
+_RATES = {"optimizer.lr", "optimizer.lr_factor"}  # the test goes through rates of its own
 _SMOOTHING = 0.9
 _SKIPPED = 5  # first steps, in which the average is little more than a single loss
 
@@ -23,13 +26,13 @@ class Suggestion:
 
     Args:
         strategy: Label of the arm.
-        rule: The rate that the strategy's rule gives.
+        rule: The rate that the strategy's rule gives; None where it has none for the optimizer.
         steepest: Rate at which the smoothed loss falls fastest over the logarithm of the rate.
         minimum: Rate at which it is lowest; a tenth of it is the customary upper end (Smith, 2017).
     """
 
     strategy: str
-    rule: float
+    rule: float | None
     steepest: float
     minimum: float
 
@@ -53,18 +56,30 @@ def suggest(curves: Sequence[LrCurve]) -> list[Suggestion]:
 
 
 def by_strategy(curves: Sequence[LrCurve]) -> dict[str, list[LrCurve]]:
-    """Curves by strategy, and by whatever else differs between curves of one strategy."""
-    others = [key for key in curves[0].arm if key != "freeze_strategy"]
+    """Curves by strategy, and by whatever else differs between curves of one strategy, save the seed."""
+    facts = [_facts(curve) for curve in curves]
     seen: dict[tuple[str, str], set[str]] = {}
-    for curve in curves:
-        for key in others:
-            seen.setdefault((curve.arm["freeze_strategy"], key), set()).add(curve.arm[key])
-    differing = [key for key in others if any(len(values) > 1 for (_, k), values in seen.items() if k == key)]
+    for curve, own in zip(curves, facts, strict=True):
+        for key, value in own.items():
+            seen.setdefault((curve.arm["freeze_strategy"], key), set()).add(value)
+    differing = sorted({key for (_, key), values in seen.items() if len(values) > 1})
+    names = short_names(differing)
     groups: dict[str, list[LrCurve]] = {}
-    for curve in curves:
-        label = ", ".join([curve.arm["freeze_strategy"], *(curve.arm[key] for key in differing)])
-        groups.setdefault(label, []).append(curve)
+    for curve, own in zip(curves, facts, strict=True):
+        others = (f"{names[key]}={own[key]}" for key in differing if key in own)
+        groups.setdefault(", ".join([curve.arm["freeze_strategy"], *others]), []).append(curve)
     return groups
+
+
+def _facts(curve: LrCurve) -> dict[str, str]:
+    """What a curve depends on beside its strategy, whose options its label has, and the rates, which the axis has."""
+    labels = {key: text for key, text in curve.arm.items() if key != "freeze_strategy"}
+    settings = {
+        key: value.strip('"')
+        for key, value in flat_settings(curve.config).items()
+        if key.partition(".")[0] not in (*labels, "freeze_strategy", "lr_range") and key not in _RATES
+    }
+    return {**labels, **settings, "phase": str(curve.phase)}
 
 
 def _points(curve: LrCurve) -> tuple[float, float]:
@@ -96,7 +111,8 @@ def draw(curves: Sequence[LrCurve], path: Path) -> Path:
     for panel, suggestion, own in zip(axes, suggestions, groups.values(), strict=False):
         for curve in own:
             panel.plot(curve.learning_rates, smooth(curve.losses), color="#3567a8", linewidth=1.2, alpha=0.8)
-        panel.axvline(suggestion.rule, color="#c23b22", linestyle="--", label=f"rule {suggestion.rule:.2g}")
+        if suggestion.rule is not None:
+            panel.axvline(suggestion.rule, color="#c23b22", linestyle="--", label=f"rule {suggestion.rule:.2g}")
         steepest = f"steepest {suggestion.steepest:.2g}"
         panel.axvline(suggestion.steepest, color="#4a4a4a", linestyle=":", label=steepest)
         first = [smooth(curve.losses) for curve in own]
@@ -108,7 +124,8 @@ def draw(curves: Sequence[LrCurve], path: Path) -> Path:
         panel.legend(loc="upper left", fontsize=8)
     for panel in axes[len(groups) :]:
         panel.remove()
-    figure.supxlabel(f"base learning rate, {curves[0].optimizer}")
+    optimizers = ", ".join(dict.fromkeys(curve.optimizer for curve in curves))
+    figure.supxlabel(f"base learning rate, {optimizers}")
     stream = io.BytesIO()
     FigureCanvasAgg(figure).print_png(stream)
     return write_atomically(path, stream.getvalue())
@@ -122,7 +139,8 @@ def table(curves: Sequence[LrCurve]) -> str:
     """Strategy, rule and what the curves suggest, for a terminal."""
     rows = [("strategy", "rule", "steepest", "minimum/10")]
     rows += [
-        (one.strategy, f"{one.rule:.2g}", f"{one.steepest:.2g}", f"{one.minimum / 10:.2g}") for one in suggest(curves)
+        (one.strategy, "-" if one.rule is None else f"{one.rule:.2g}", f"{one.steepest:.2g}", f"{one.minimum / 10:.2g}")
+        for one in suggest(curves)
     ]
     width = max(len(row[0]) for row in rows)
     return "\n".join(f"{name:<{width}}  " + "  ".join(f"{cell:>10}" for cell in cells) for name, *cells in rows)

@@ -114,6 +114,8 @@ def known_keys() -> frozenset[str]:
 def unknown_key(key: str) -> ConfigError:
     """The error for an override of a key that the config does not have, or only with another choice."""
     group, _, rest = key.partition(".")
+    if group == "lr_range":
+        return ConfigError(key, "an option of the range test", "tl lr")
     if owners := [name for name, cls in members(TrainConfig, group).items() if rest in keys(cls)]:
         return ConfigError(key, "not an option of the choice at hand", f"only with {group}={' or '.join(owners)}")
     if key in known_keys():  # an option of a choice of which several may stand at once

@@ -22,9 +22,10 @@ class TrainerConfig:
         num_workers: Loader processes for images that are not held in memory.
         accumulation: Parts in which each batch is computed, their gradients added up: the same step in less memory,
             except that BatchNorm in training sees the smaller parts.
-        on_out_of_memory: ``accumulate`` doubles ``accumulation`` and does the step again; ``fail`` ends the run.
+        on_out_of_memory: ``accumulate`` doubles ``accumulation`` and does the step again, and halves batches that are
+            only evaluated; ``fail`` ends the run.
         ema_decay: In (0, 1): val, test and checkpoint use an exponential moving average of the weights, fresh in each
-            phase; null uses the weights themselves.
+            phase, with this decay after a warm-up; null uses the weights themselves.
         early_stopping_patience: Validations without a better one, in the last phase, after which it ends; null never.
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
         memory_format: Layout of images and convolution weights in memory; changes speed, and results by rounding.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tl_experiments.config.backbones import BackboneConfig
 from tl_experiments.config.datasets import Augmentation, Dataset
@@ -51,6 +51,7 @@ class TrainConfig:
     print_layout: bool
     retry_failed: bool
     debug: Debug
+    _needs_rate: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(
@@ -66,7 +67,7 @@ class TrainConfig:
             expected = f"{channels} numbers, one a channel" if channels > 1 else "1 number in a list, for one channel"
             require(values is None or len(values) == channels, f"backbone.preprocessing.{key}", values, expected)
         self._check_augmentation(channels)
-        if self.optimizer.lr is None and self.optimizer.rule not in self.freeze_strategy.base_lr:
+        if self._needs_rate and self.rule() is None:
             raise ConfigError(
                 "optimizer.lr",
                 f"null, and {self.freeze_strategy.name} has no rule for {self.optimizer.rule}",
@@ -84,11 +85,17 @@ class TrainConfig:
             what = f"lanczos together with augmentation={name} needs 1 or 3 channels, got {channels}"
             raise ConfigError("backbone.preprocessing.interpolation", what, "give bicubic")
 
-    def base_lr(self) -> float:
-        """The base learning rate: ``optimizer.lr``, or the strategy's rule times ``optimizer.lr_factor``."""
+    def rule(self) -> float | None:
+        """``optimizer.lr``, or the strategy's rule times ``optimizer.lr_factor``; None where there is neither."""
         if self.optimizer.lr is not None:
             return self.optimizer.lr
-        return self.freeze_strategy.base_lr[self.optimizer.rule] * self.optimizer.lr_factor
+        rule = self.freeze_strategy.base_lr.get(self.optimizer.rule)
+        return None if rule is None else rule * self.optimizer.lr_factor
+
+    def base_lr(self) -> float:
+        """The base learning rate; 1 where a range test finds out what it should be."""
+        rule = self.rule()
+        return 1.0 if rule is None else rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,3 +125,4 @@ class LrConfig(TrainConfig):
     """One job of ``tl lr``."""
 
     lr_range: LrRange
+    _needs_rate: ClassVar[bool] = False

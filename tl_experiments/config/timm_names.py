@@ -1,4 +1,4 @@
-"""The names of timm's models, read from its source: importing timm takes seconds, and a typo must be told at once."""
+"""Names of timm's models and optimizers, read from its source: importing timm takes seconds, a typo is told at once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,32 @@ from tl_experiments.errors import ConfigError
 _MODEL = re.compile(r"^@register_model\s*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 
 
+_OPTIMIZER = re.compile(r"(?:OptimInfo|register_alias)\(\s*(?:name=)?'(\w+)'")
+
+
+def _sources(pattern: str) -> list[Path]:
+    spec = importlib.util.find_spec("timm")
+    return [] if spec is None or spec.origin is None else sorted(Path(spec.origin).parent.glob(pattern))
+
+
+@cache
+def timm_optimizers() -> tuple[str, ...]:
+    """Every optimizer name that the installed timm registers, sorted; empty where timm is not installed."""
+    files = _sources("optim/_optim_factory.py")
+    return tuple(sorted({name for path in files for name in _OPTIMIZER.findall(path.read_text(encoding="utf-8"))}))
+
+
+def check_optimizer_name(name: str) -> None:
+    """Refuse an optimizer that timm does not know."""
+    known = timm_optimizers()
+    if known and name not in known:
+        raise ConfigError("optimizer.algorithm", f"timm has no optimizer {name!r}", did_you_mean(name, known))
+
+
 @cache
 def timm_names() -> tuple[str, ...]:
     """Every model name that the installed timm registers, sorted; empty where timm is not installed."""
-    spec = importlib.util.find_spec("timm")
-    if spec is None or spec.origin is None:
-        return ()
-    files = sorted((Path(spec.origin).parent / "models").glob("*.py"))
+    files = _sources("models/*.py")
     return tuple(sorted({name for path in files for name in _MODEL.findall(path.read_text(encoding="utf-8"))}))
 
 

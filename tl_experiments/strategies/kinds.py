@@ -56,7 +56,8 @@ def _of_each_block(layout: ModelLayout, kind: Callable[[Block], set[str] | froze
 
 
 def _is_bias(name: str) -> bool:
-    return name.rpartition(".")[2] == "bias"
+    """Some attention layers keep the biases of query and value beside the shared weight; position tables are none."""
+    return name.rpartition(".")[2] in ("bias", "q_bias", "k_bias", "v_bias", "qkv_bias")
 
 
 def _nothing(strategy: str, lacks: str, instead: str) -> ConfigError:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from tl_experiments.config.compose import finish
+from tl_experiments.config.optimization import Timm
 from tl_experiments.config.schema import LrConfig, TrainConfig
-from tl_experiments.config.timm_names import check_backbone_name
+from tl_experiments.config.timm_names import check_backbone_name, check_optimizer_name
 from tl_experiments.config.trackers import Trackers
 from tl_experiments.config.typed import typed
 from tl_experiments.errors import ConfigError
 from tl_experiments.safe_text import redacted, redacted_text
-from tl_experiments.training.identity import job_id
+from tl_experiments.training.identity import job_id, runs_folder
 
 _CHANGES_NOTHING = re.compile(r"(executor|tracker|output_dir|retry_failed|debug=traceback|debug=none)\b")
 
@@ -46,6 +47,8 @@ def make_job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
     """
     config = finish(plain)
     check_backbone_name(config.backbone.name)
+    if isinstance(config.optimizer, Timm):
+        check_optimizer_name(config.optimizer.algorithm)
     return Job(job_id(config), tuple(overrides), config)
 
 
@@ -64,11 +67,9 @@ def without_secrets(jobs: Sequence[Job]) -> list[Job]:
 def sweep_folder(jobs: Sequence[Job], overrides: Sequence[str]) -> Path:
     """``output_dir/<name>``, or a readable slug of the overrides with their hash, so that the same command finds it."""
     config = jobs[0].config
-    if any((job.config.name, job.config.output_dir) != (config.name, config.output_dir) for job in jobs):
-        raise ConfigError("name", "swept, but a sweep has one folder", "give one name= and one output_dir=")
-    parent = Path(config.output_dir)
-    if any(job.config.debug.no_result for job in jobs):
-        parent /= "debug"  # apart from what counts
+    if any((job.config.name, runs_folder(job.config)) != (config.name, runs_folder(config)) for job in jobs):
+        raise ConfigError("name", "swept, but a sweep has one folder", "give one name=, output_dir= and debug=")
+    parent = runs_folder(config)
     if isinstance(config, LrConfig):
         parent /= "lr"
     if config.name is not None:

@@ -32,6 +32,7 @@ class FreezeAudit:
     def __init__(self, model: nn.Module, layout: ModelLayout, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
         self._model, self._phase = model, phase
         self._checked = False
+        self._steps = 0
         self._without_gradient = set(phase.lr_multiplier)
         self._may_be_still = set(phase.lr_multiplier)
         # Copies on the CPU: device memory is what training is short of.
@@ -45,12 +46,15 @@ class FreezeAudit:
         A step of ``lr * gradient`` below the spacing of float32 around the weight changes nothing, and rightly so: that
         happens to SGD in a warm-up, and to tensors whose gradient is zero in theory, such as a bias before a BatchNorm.
         """
+        self._steps += 1
         if self._checked or not (self._without_gradient or self._may_be_still):
             return
         rate = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
         for name, parameter in self._model.named_parameters():
             if name in self._may_be_still and parameter.grad is not None:
                 self._without_gradient.discard(name)
+                if self._steps == 1:
+                    continue  # some optimizers only look around in their first step (ADOPT; Taniguchi et al., 2024)
                 spacing = torch.finfo(parameter.dtype).eps * parameter.detach().abs()
                 if (rate[id(parameter)] * parameter.grad.abs() > _CLEARLY * spacing).any():
                     self._may_be_still.discard(name)

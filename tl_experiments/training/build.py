@@ -10,11 +10,13 @@ from tl_experiments.backbones.timm_backbone import TimmBackbone, build_backbone
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.transforms import Geometry
+from tl_experiments.errors import ConfigError
 from tl_experiments.heads import build_head
 from tl_experiments.objectives import build_objective
 from tl_experiments.seeds import derive
 from tl_experiments.strategies.plans import check_plan
 from tl_experiments.training.model import TransferModel
+from tl_experiments.training.optimization import check_optimizer
 from tl_experiments.training.phases import PhaseSteps, phase_steps
 from tl_experiments.types import ModelLayout, Objective
 
@@ -67,6 +69,14 @@ def build(cfg: TrainConfig) -> Parts:
     plan = cfg.freeze_strategy.plan(layout)
     check_plan(plan, layout)
     phases = phase_steps(plan, data.steps_per_epoch, cfg.trainer.max_epochs)
+    if len(phases) == 1 < len(plan):  # it would be another strategy under this one's name
+        raise ConfigError(
+            "trainer.max_epochs",
+            f"{cfg.trainer.max_epochs}, which is {phases[0].steps} steps: too few for the {len(plan)} phases of "
+            f"{cfg.freeze_strategy.name}",
+            "give more epochs or a smaller trainer.batch_size",
+        )
+    check_optimizer(cfg.optimizer)
     model = TransferModel(backbone, head, layout, cfg.trainer.memory_format)
     if cfg.trainer.gradient_checkpointing:
         backbone.checkpoint_gradients()
@@ -78,7 +88,8 @@ def build(cfg: TrainConfig) -> Parts:
 def _notes(cfg: TrainConfig, backbone: TimmBackbone, layout: ModelLayout) -> tuple[str, ...]:
     notes = [*layout.notes, *backbone.report.adaptations()]
     if cfg.debug.no_result:
-        notes.insert(0, f"A debug run ({cfg.debug.name}): its numbers are no result.")
+        how = "options of debug" if cfg.debug.name in ("none", "traceback") else cfg.debug.name
+        notes.insert(0, f"A debug run ({how}): its numbers are no result.")
     theirs, ours = backbone.report.image_size, backbone.input_spec.image_size
     if theirs not in (None, ours):
         notes.append(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 class Ema:
     """``average = decay * average + (1 - decay) * weights`` after each step (Polyak & Juditsky, 1992).
 
+    After ``t`` steps the decay is no more than (1 + t) / (10 + t), so that a short run does not evaluate its start.
     Running statistics are averaged like the weights; counters are copied.
 
     Args:
@@ -25,11 +26,12 @@ class Ema:
         self.average = {name: state[name].detach().clone() for name in names}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Call after each optimizer step."""
+    def update(self, model: nn.Module, steps: int) -> None:
+        """Call after each optimizer step; ``steps`` counts those that are done."""
+        decay = min(self.decay, (1 + steps) / (10 + steps))
         state = model.state_dict()
         floats = [name for name, tensor in self.average.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([self.average[name] for name in floats], [state[name] for name in floats], 1 - self.decay)
+        torch._foreach_lerp_([self.average[name] for name in floats], [state[name] for name in floats], 1 - decay)
         for name in self.average.keys() - set(floats):
             self.average[name].copy_(state[name])
 

@@ -46,6 +46,8 @@ def fit(
         inside = point if point is not None and phase.first_step < point.step else None
         module = TransferModule(cfg, parts, phase, history, point=inside, accumulation=accumulation, save=saver.save)
         trainer = _trainer(cfg, phase, len(module.chunks), history, accelerator, precision)
+        if inside is not None:
+            trainer.precision_plugin.load_state_dict(inside.precision)
         with _interrupts_pass():
             if phase.last and inside is None:
                 trainer.validate(module, verbose=False)
@@ -115,6 +117,7 @@ class _Saver:
             step=module.step,
             model={name: state[name] for name in state if name in changed},
             optimizer=module.torch_optimizer().state_dict(),
+            precision=module.trainer.precision_plugin.state_dict(),
             ema=module.ema.average if module.ema else {},
             history=self._history.state(),
             accumulation=module.accumulation,

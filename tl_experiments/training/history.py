@@ -52,7 +52,7 @@ class History:
         now: float,
         lr: float | None = None,
     ) -> None:
-        """Enter the validation after ``step`` optimizer steps of the run; ``lr`` is the head's rate in the last one."""
+        """Enter the validation after ``step`` optimizer steps of the run; ``lr`` is the highest rate of the last."""
         metrics = val.metrics()
         line = {
             "step": step,

@@ -38,6 +38,11 @@ def job_id(config: TrainConfig) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def runs_folder(config: TrainConfig) -> Path:
+    """``output_dir``, or a folder in it for runs that are no results."""
+    return Path(config.output_dir, "debug") if config.debug.no_result else Path(config.output_dir)
+
+
 def arm(config: TrainConfig) -> dict[str, str]:
     """What is compared: dataset, backbone, head and freeze strategy, each as a short text."""
     return {

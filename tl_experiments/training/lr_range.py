@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -37,9 +38,10 @@ def range_test(cfg: LrConfig) -> LrCurve:
     rates, losses = zip(*_losses(cfg, parts, phase, accelerator, precision), strict=True)
     return LrCurve(
         arm=arm(cfg),
+        config=dataclasses.asdict(cfg),
         seed=cfg.seed,
         optimizer=cfg.optimizer.rule,
-        rule=parts.lr,
+        rule=cfg.rule(),
         phase=phase.number,
         learning_rates=rates,
         losses=losses,

@@ -1,10 +1,12 @@
-"""When memory runs out: how it shows, and the batch in smaller parts."""
+"""When memory runs out: how it shows, the batch in smaller parts, and what a step done again must not count twice."""
 
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable, Iterable
 
 import torch
+from torch import Tensor, nn
 
 from tl_experiments.types import Batch
 
@@ -21,10 +23,56 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """The batch in ``parts`` pieces whose sizes differ by at most one; in fewer where it has fewer images."""
-    if parts == 1:
+def split_batch(batch: Batch, parts: int, smallest: int) -> list[Batch]:
+    """The batch in ``parts`` pieces whose sizes differ by at most one; in fewer where they would get too small.
+
+    Args:
+        batch: Tensors of one length.
+        parts: 1 or more.
+        smallest: Least images of a piece; 2 where a BatchNorm trains, which cannot on one.
+    """
+    pieces = max(1, min(parts, len(batch["label"]) // smallest))
+    if pieces == 1:
         return [batch]
-    pieces = min(parts, len(batch["label"]))
     columns = {name: tensor.tensor_split(pieces) for name, tensor in batch.items()}  # type: ignore[attr-defined]
     return [{name: column[piece] for name, column in columns.items()} for piece in range(pieces)]  # type: ignore[misc]
+
+
+def forward_in_parts(forward: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+    """``forward`` of a batch that is only evaluated; where memory does not hold it, of its halves."""
+    try:
+        return forward(image)
+    except RuntimeError as error:
+        if len(image) == 1 or not is_out_of_memory(error):
+            raise
+    release_memory()
+    return torch.cat([forward_in_parts(forward, half) for half in image.tensor_split(2)])
+
+
+class Statistics:
+    """Running statistics put back to what they were: a forward pass that is done twice must count once.
+
+    Args:
+        model: Whose buffers they are.
+        names: Of the buffers that training updates.
+    """
+
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+        buffers = dict(model.named_buffers())
+        self._live = [buffers[name] for name in sorted(names)]
+        self._kept = [buffer.detach().clone() for buffer in self._live]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember the values of now."""
+        if self._live:
+            torch._foreach_copy_(self._kept, self._live)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """The values remembered."""
+        if self._live:
+            torch._foreach_copy_(self._live, self._kept)
+
+    def __len__(self) -> int:
+        return len(self._live)

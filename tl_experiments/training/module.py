@@ -15,11 +15,17 @@ from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import DivergedError
 from tl_experiments.seeds import derive
 from tl_experiments.strategies.apply import param_groups
-from tl_experiments.training.audit import FreezeAudit
+from tl_experiments.training.audit import FreezeAudit, live_statistics
 from tl_experiments.training.build import Parts
 from tl_experiments.training.ema import Ema
 from tl_experiments.training.history import History
-from tl_experiments.training.memory import is_out_of_memory, release_memory, split_batch
+from tl_experiments.training.memory import (
+    Statistics,
+    forward_in_parts,
+    is_out_of_memory,
+    release_memory,
+    split_batch,
+)
 from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.optimization import build_optimizer, schedule
 from tl_experiments.training.phases import PhaseSteps
@@ -68,6 +74,7 @@ class TransferModule(pl.LightningModule):
         self._save = save
         self._schedule = schedule(cfg.scheduler, phase.steps)
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._loss: Tensor | None = None  # of the step in progress
         self._losses: list[Tensor] = []
         parts.model.begin(phase.phase)
         backend = cfg.trainer.compile_backend  # compiled anew in each phase, which has gradients of its own
@@ -100,6 +107,9 @@ class TransferModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         # Lightning keeps the modes that it finds here, so they must be right before it looks.
         self.model.train()
+        live = live_statistics(self.model, self.model.layout, self.phase.phase)
+        self._before_step, self._before_backward = (Statistics(self.model, live) for _ in range(2))
+        self._smallest_part = 2 if live else 1
         if self.cfg.trainer.ema_decay is not None:
             self.ema = Ema(self.model, self.phase.changeable(self.model), self.cfg.trainer.ema_decay)
             if self.point is not None:
@@ -123,16 +133,31 @@ class TransferModule(pl.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """One step, computed in smaller parts if the memory does not hold it."""
+        """One step, computed in smaller parts if the memory does not hold its gradients.
+
+        An optimizer that finds no memory for its own state may have moved a part of the weights: that ends the run.
+        """
+        assert optimizer_closure is not None
+        computed = False
+
+        def closure() -> Any:
+            nonlocal computed
+            result = optimizer_closure()
+            computed = True
+            return result
+
+        most = self.cfg.trainer.batch_size // self._smallest_part
+        self._before_step.keep()
         while True:
             try:
-                return super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+                return super().optimizer_step(epoch, batch_idx, optimizer, closure)
             except RuntimeError as error:
-                smallest = self.accumulation >= self.cfg.trainer.batch_size
-                if smallest or self.cfg.trainer.on_out_of_memory == "fail" or not is_out_of_memory(error):
+                fail = self.cfg.trainer.on_out_of_memory == "fail" or self.accumulation >= most
+                if computed or fail or not is_out_of_memory(error):
                     raise
-            self.accumulation = min(2 * self.accumulation, self.cfg.trainer.batch_size)
+            self.accumulation = min(2 * self.accumulation, most)
             self.torch_optimizer().zero_grad()
+            self._before_step.put_back()
             release_memory()
             logger.warning(
                 "out of memory at step %d: batches of %d are computed in %d parts from here on",
@@ -142,7 +167,7 @@ class TransferModule(pl.LightningModule):
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """The loss of the batch; gradients of all parts but the last are added up on the way."""
         self.torch_optimizer().zero_grad()
-        *earlier, last = split_batch(batch, self.accumulation)
+        *earlier, last = split_batch(batch, self.accumulation, self._smallest_part)
         n = len(batch["label"])
         total = torch.zeros((), device=self.device)
         for part in earlier:
@@ -152,13 +177,24 @@ class TransferModule(pl.LightningModule):
                 loss, None
             )  # with the precision plugin's scaling, as Lightning does the last
         loss = self.parts.objective.loss(self._compute, last) * (len(last["label"]) / n)
-        self._losses.append(total + loss.detach())
+        self._loss = total + loss.detach()
         return loss
+
+    def on_before_backward(self, _loss: Tensor) -> None:
+        """Gradient checkpointing computes the forward pass again in the backward pass."""
+        if self.cfg.trainer.gradient_checkpointing:
+            self._before_backward.keep()
+
+    def on_after_backward(self) -> None:
+        if self.cfg.trainer.gradient_checkpointing:
+            self._before_backward.put_back()
 
     def on_train_batch_end(self, *_: Any) -> None:
         assert self.audit is not None
+        assert self._loss is not None
+        self._losses.append(self._loss)
         if self.ema is not None:
-            self.ema.update(self.model)
+            self.ema.update(self.model, self.step - self.phase.first_step)
         self.audit.see_step(self.torch_optimizer())  # gradients are still there, clipped as they were used
         if self.audit.is_due(self.global_step, self.phase.end_step - self.chunks[0][0]):
             self._refuse_non_finite_losses()
@@ -198,7 +234,10 @@ class TransferModule(pl.LightningModule):
             self.ema.swap(self.model)
 
     def _collect(self, batch: Batch, _index: int) -> None:
-        logits = self.model(batch["image"]).float()
+        if self.cfg.trainer.on_out_of_memory == "fail":
+            logits = self.model(batch["image"]).float()
+        else:
+            logits = forward_in_parts(self.model, batch["image"]).float()
         self._outputs.append((batch["index"], batch["label"], logits))
 
     validation_step = _collect
@@ -234,5 +273,6 @@ class TransferModule(pl.LightningModule):
         self._gather()
 
     def _last_lr(self) -> float:
-        """The base rate in the step that was just done."""
-        return self.parts.lr * self._schedule(self.step - 1 - self.phase.first_step)
+        """The highest rate of any parameter in the step that was just done; as a rule the head's."""
+        highest = max(self.phase.phase.lr_multiplier.values())
+        return self.parts.lr * highest * self._schedule(self.step - 1 - self.phase.first_step)

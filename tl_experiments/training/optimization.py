@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tl_experiments.config.optimization import AdamW, OneCycle, Optimizer, Scheduler, Timm, WarmRestarts
-from tl_experiments.config.typed import did_you_mean
+from tl_experiments.config.timm_names import check_optimizer_name
 from tl_experiments.errors import ConfigError
 
 
@@ -26,19 +26,23 @@ def build_optimizer(cfg: Optimizer, groups: list[dict[str, Any]]) -> torch.optim
     return torch.optim.SGD(groups, momentum=cfg.momentum, nesterov=cfg.nesterov)
 
 
-def _timm_optimizer(cfg: Timm, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+def check_optimizer(cfg: Optimizer) -> None:
+    """Make the optimizer of a single number, so that options it refuses are told before any training.
 
-    known = [str(name) for name in list_optimizers()]
-    if cfg.algorithm not in known:
-        raise ConfigError(
-            "optimizer.algorithm",
-            f"timm has no optimizer {cfg.algorithm!r}",
-            did_you_mean(cfg.algorithm, known),
-        )
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(2, 2))
+    build_optimizer(cfg, [{"params": [parameter], "lr": 1.0, "weight_decay": 0.0}])
+
+
+def _timm_optimizer(cfg: Timm, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+
+    check_optimizer_name(cfg.algorithm)
     try:
         # Each group has a rate of its own; without a rate here Adafactor and others would take one of theirs instead.
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             groups, cfg.algorithm, lr=groups[0]["lr"], weight_decay=cfg.weight_decay, filter_bias_and_bn=False,
             **cfg.kwargs,
         )  # fmt: skip
@@ -47,6 +51,9 @@ def _timm_optimizer(cfg: Timm, groups: list[dict[str, Any]]) -> torch.optim.Opti
         raise ConfigError(
             "optimizer", f"timm cannot make {cfg.algorithm} of these options ({reason})", "see optimizer.kwargs"
         ) from None
+    if getattr(optimizer, "is_second_order", False):
+        raise ConfigError("optimizer.algorithm", f"{cfg.algorithm} needs second derivatives", "choose another one")
+    return optimizer
 
 
 def schedule(cfg: Scheduler, steps: int) -> Callable[[int], float]:

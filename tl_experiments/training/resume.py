@@ -31,6 +31,7 @@ class ResumePoint:
         step: Optimizer steps done, over all phases.
         model: Tensors of the model that the run has changed so far.
         optimizer: State of the optimizer of the phase in progress.
+        precision: State of the loss scaling; empty without one.
         ema: The average of the phase in progress; empty without one.
         history: What validation said, and the best weights.
         accumulation: Parts in which batches are computed by now.
@@ -41,6 +42,7 @@ class ResumePoint:
     step: int
     model: dict[str, Tensor]
     optimizer: dict[str, Any]
+    precision: dict[str, Any]
     ema: dict[str, Tensor]
     history: dict[str, Any]
     accumulation: int

@@ -17,7 +17,7 @@ from tl_experiments.training.checkpoint import write_checkpoint
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name
 from tl_experiments.training.fit import fit
 from tl_experiments.training.history import History
-from tl_experiments.training.identity import job_id
+from tl_experiments.training.identity import job_id, runs_folder
 from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.outputs import write_predictions
 from tl_experiments.training.resume import remove_resume_points
@@ -44,7 +44,7 @@ def run(cfg: TrainConfig, folder: Path | str | None = None) -> RunRecord:
     """
     started = time.perf_counter()
     identity = job_id(cfg)
-    target = Path(folder) if folder is not None else Path(cfg.output_dir) / (cfg.name or "runs") / identity
+    target = Path(folder) if folder is not None else runs_folder(cfg) / (cfg.name or "runs") / identity
     accelerator = choose_accelerator(cfg.trainer)
     precision = choose_precision(cfg.trainer, accelerator)
     if accelerator == "gpu":
