@@ -73,6 +73,3 @@ class Statistics:
         """The values remembered."""
         if self._live:
             torch._foreach_copy_(self._live, self._kept)
-
-    def __len__(self) -> int:
-        return len(self._live)

@@ -107,6 +107,10 @@ class TransferModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         # Lightning keeps the modes that it finds here, so they must be right before it looks.
         self.model.train()
+
+    def on_train_start(self) -> None:
+        """What holds on to the model's tensors begins here, where they are on their device."""
+        self.audit = FreezeAudit(self.model, self.model.layout, self.phase.phase, self.torch_optimizer())
         live = live_statistics(self.model, self.model.layout, self.phase.phase)
         self._before_step, self._before_backward = (Statistics(self.model, live) for _ in range(2))
         self._smallest_part = 2 if live else 1
@@ -114,9 +118,6 @@ class TransferModule(pl.LightningModule):
             self.ema = Ema(self.model, self.phase.changeable(self.model), self.cfg.trainer.ema_decay)
             if self.point is not None:
                 self.ema.load(self.point.ema)
-
-    def on_train_start(self) -> None:
-        self.audit = FreezeAudit(self.model, self.model.layout, self.phase.phase, self.torch_optimizer())
 
     def on_train_epoch_start(self) -> None:
         # Dropout and the like: a function of the step at which the chunk begins, so that a resume repeats it.

@@ -46,7 +46,7 @@ class StepProfiler(pl.Callback):
 
     def _write(self, finished: profile) -> None:
         """The profiler calls this when it has seen its steps, or at the end if there were fewer."""
-        sort_by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        sort_by = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         table = finished.key_averages().table(sort_by=sort_by, row_limit=_ROWS)
         path = write_atomically(self._folder / "operators.txt", table)
         finished.export_chrome_trace(str(self._folder / "trace.json"))
