@@ -112,8 +112,17 @@ def test_a_tensor_with_gradients_that_does_not_move(net):
     optimizer, audit = begin(net)
     optimizer.step = lambda: None
     step(net, optimizer, audit)
+    step(net, optimizer, audit)
     with pytest.raises(TrainingError, match=r"2 tensors are trainable and have gradients, but did not move"):
-        audit.check("after 1 step")
+        audit.check("after 2 steps")
+
+
+def test_a_first_step_may_move_nothing(net):
+    """ADOPT only takes the measure of the gradients in it."""
+    optimizer, audit = begin(net)
+    optimizer.step = lambda: None
+    step(net, optimizer, audit)
+    audit.check("after 1 step")
 
 
 @pytest.mark.parametrize("lr", [0.0, 1e-12])
@@ -121,8 +130,9 @@ def test_steps_too_small_to_show_are_no_fault(net, lr):
     optimizer, audit = begin(net)
     optimizer.param_groups[0]["lr"] = lr
     step(net, optimizer, audit)
+    step(net, optimizer, audit)
     assert torch.equal(net[2].weight, audit._before["2.weight"])
-    audit.check("after 1 step")
+    audit.check("after 2 steps")
 
 
 @pytest.mark.parametrize("broken", ["missing", "twice", "frozen one in"])
