@@ -150,7 +150,11 @@ class RatesCommand(TrainCommand):
                 f"{len(curve.losses)} steps up to {curve.learning_rates[-1]:.2g}\n"
             )
         data, picture = write_curves(curves, sweep_folder(jobs, overrides))
-        sys.stdout.write(f"{table(curves)}\n{data}\n{picture}\n")
+        sys.stdout.write(
+            f"{table(curves)}\n\nrule: what optimizer.lr_factor multiplies; steepest: where the loss falls fastest;\n"
+            "minimum/10: a tenth of the rate at which it is lowest. A good rate for a whole run lies\n"
+            f"at the steepest point or some way below it.\nevery step: {data}\npicture: {picture}\n"
+        )
         return OK
 
 

@@ -193,6 +193,17 @@ def test_options_of_another_choice_are_not_shown(make_record):
     assert shown == ({"augmentation", "alpha"} if "mixup" in arms[0].chosen else {"augmentation"})
 
 
+def test_an_optimizer_of_timm_goes_by_its_own_name(make_record):
+    records = [
+        make_record(settings={"optimizer.name": "adamw"}),
+        make_record(settings={"optimizer.name": "timm", "optimizer.algorithm": "lamb"}),
+    ]
+    for record in records:
+        arms = group_arms([record, make_record(settings={"optimizer.name": "sgd"})])
+        (shown,) = chosen_settings(arms).values()
+        assert shown["optimizer"] in ("adamw", "lamb", "sgd")
+
+
 def test_names_that_would_be_equal_stay_whole():
     assert short_names(["optimizer.lr", "optimizer.name", "a.p", "b.p"]) == {
         "optimizer.lr": "lr",

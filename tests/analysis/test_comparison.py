@@ -111,6 +111,15 @@ def test_random_weights_transfer_nothing(make_record):
     )
 
 
+def test_a_control_among_random_weights_says_nothing_of_transfer(make_record):
+    start = {"source": "random", "sha256": None, "matched": 0}
+    records = [make_record("full", seed, val=0.1, test=0.5, weights=start) for seed in range(4)]
+    records += [make_record("from_scratch", seed, val=0.9, test=0.9 + seed / 100, weights=start) for seed in range(4)]
+    sentence = compare_records(records).verdicts[0].sentence
+    assert "; nothing was transferred: all arms start from random weights." in sentence
+    assert "help" not in sentence
+
+
 def test_unequal_budgets_are_named(make_record):
     records = [make_record("full"), make_record("full", settings={"optimizer.lr_factor": 3.0})]
     records += [make_record("from_scratch", settings={"trainer.max_epochs": 5})]

@@ -57,6 +57,8 @@ def _transfer(decision: Decision, against: Contrast | None) -> str:
     if decision.is_control:
         if not decision.contrasts:
             return "there is no other arm to compare it with"
+        if not decision.transfers:
+            return "nothing was transferred: all arms start from random weights"
         worse = all(contrast.outcome == "better" for contrast in decision.contrasts)
         return f"transfer {'does not help' if worse else 'is not shown to help'}: {CONTROL} leads on val"
     if not decision.transfers:

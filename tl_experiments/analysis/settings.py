@@ -23,6 +23,9 @@ def chosen_settings(arms: Sequence[ArmRuns]) -> dict[Arm, dict[str, str]]:
     chosen = {}
     for arm in arms:
         settings: dict[str, str] = json.loads(arm.chosen)
+        # timm's optimizers are one choice of config; their name says which
+        if settings.get("optimizer.name") == '"timm"':
+            settings["optimizer.name"] = settings["optimizer.algorithm"]
         chosen[arm.arm] = {names[key]: _readable(settings[key]) for key in keys[arm.arm] if key in settings}
     return chosen
 

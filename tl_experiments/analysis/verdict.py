@@ -44,7 +44,7 @@ class Decision:
     Args:
         recommended: The arm with the best mean val accuracy.
         is_control: Whether that is ``from_scratch``.
-        transfers: Whether it starts from weights that were learnt elsewhere.
+        transfers: Whether it, or where it is the control any arm, starts from weights that were learnt elsewhere.
         control: The ``from_scratch`` arm that the recommended one is measured against, if it was run.
         test_accuracy: Of the recommended arm over its seeds.
         contrasts: Against each other arm, in the order of the table.
@@ -70,7 +70,7 @@ def decide(arms: Sequence[ArmRuns], test_accuracy: Estimate) -> Decision:
     return Decision(
         recommended=best.arm,
         is_control=best.is_control,
-        transfers=best.transfers,
+        transfers=any(arm.transfers for arm in arms) if best.is_control else best.transfers,
         control=None if control is None or best.is_control else control.arm,
         test_accuracy=test_accuracy,
         contrasts=_contrasts(best, others),

@@ -64,8 +64,13 @@ class TrainConfig:
         channels = self.dataset.channels
         for key in ("mean", "std"):
             values = getattr(self.backbone.preprocessing, key)
-            expected = f"{channels} numbers, one a channel" if channels > 1 else "1 number in a list, for one channel"
-            require(values is None or len(values) == channels, f"backbone.preprocessing.{key}", values, expected)
+            if values is not None and len(values) != channels:
+                mean = ",".join([f"{sum(values) / len(values):.3g}"] * channels)
+                raise ConfigError(
+                    f"backbone.preprocessing.{key}",
+                    f"got {values}, expected {channels} number{'s' if channels > 1 else ''}, one a channel",
+                    f"for example 'backbone.preprocessing.{key}=[{mean}]'",
+                )
         self._check_augmentation(channels)
         if self._needs_rate and self.rule() is None:
             raise ConfigError(

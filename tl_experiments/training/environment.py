@@ -55,7 +55,8 @@ def device_name(accelerator: str) -> str:
     """The GPU's name, or the processor's with the number of threads."""
     if accelerator == "gpu":
         return torch.cuda.get_device_name()
-    return f"{_processor()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{_processor()}, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
 def environment(accelerator: str, precision: str) -> dict[str, Any]:

@@ -263,6 +263,7 @@ class TransferModule(pl.LightningModule):
         val = self._gather()
         self.history.enter(self.model, self.phase, self.step, val, train_loss, time.perf_counter(), lr)
         if self.out_of_patience():
+            logger.info("stopping  after step %d of %d: val got no better", self.step, self.phase.end_step)
             self.trainer.should_stop = True
 
     def out_of_patience(self) -> bool:

@@ -69,6 +69,9 @@ def run(cfg: TrainConfig, folder: Path | str | None = None) -> RunRecord:
     record = make_record(cfg, identity, parts, history, module, accelerator, precision)
     record.write(target)
     remove_resume_points(target)
+    if cfg.debug.evaluate_on_train:
+        learnt, n = record.metrics["test"]["accuracy"], parts.data.spec.sizes["train"]
+        logger.info("overfit   learnt %d of %d images by heart", round(learnt * n), n)
     logger.info(
         "test      accuracy %.4f  macro F1 %.4f  nll %.4f  with the weights of epoch %.4g  %.1f s -> %s",
         *(record.metrics["test"][name] for name in ("accuracy", "macro_f1", "nll")),

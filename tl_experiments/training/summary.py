@@ -11,6 +11,8 @@ from tl_experiments.training.build import Parts
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.types import Block
 
+_COLUMNS = 4  # phases that a terminal holds side by side
+
 
 def summary_lines(cfg: TrainConfig, parts: Parts, device: str, precision: str) -> Iterator[str]:
     """Data, model, plan and device, a line each."""
@@ -28,7 +30,7 @@ def summary_lines(cfg: TrainConfig, parts: Parts, device: str, precision: str) -
         span = f"{rates[0]:.3g}" if len(rates) == 1 else f"{rates[0]:.3g} to {rates[-1]:.3g}"
         yield (
             f"phase {phase.number}   {cfg.freeze_strategy.name}: trains {trained:,} ({trained / total:.1%}), "
-            f"{_prefix(parts, phase)}, for {phase.steps} steps at {cfg.optimizer.name} lr {span}"
+            f"{_prefix(parts, phase)}, for {phase.steps} steps at {cfg.optimizer.rule} lr {span}"
         )
     yield f"device    {device}, {precision}"
 
@@ -50,7 +52,8 @@ def weights_line(weights: WeightsReport) -> str:
 
 def _prefix(parts: Parts, phase: PhaseSteps) -> str:
     layout = parts.model.layout
-    return f"the first {frozen_prefix(phase.phase, layout)} of {len(layout.blocks)} blocks frozen"
+    frozen, n = frozen_prefix(phase.phase, layout), len(layout.blocks)
+    return f"the first {frozen} of {n} blocks frozen" if frozen else f"reaches down to the first of {n} blocks"
 
 
 def trained_parameters(parts: Parts, phase: PhaseSteps) -> dict[str, int]:
@@ -62,15 +65,16 @@ def trained_parameters(parts: Parts, phase: PhaseSteps) -> dict[str, int]:
 
 def layout_table(parts: Parts) -> str:
     """Block, parameters and, per phase, the learning rate: for ``print_layout=true``."""
-    header = [
-        "block",
-        "parameters",
-        *(f"phase {phase.number} (from step {phase.first_step})" for phase in parts.phases),
-    ]
-    rows = [header]
-    for block in parts.model.layout.all_blocks:
-        rates = [_rate(block, phase, parts.lr) for phase in parts.phases]
-        rows.append([block.name, f"{block.size:,}", *rates])
+    if len(parts.phases) > _COLUMNS:
+        header = ["block", "parameters", "trains from", "at first", "in the last phase"]
+        rows = [header, *([block.name, f"{block.size:,}", *_span(block, parts)] for block in _blocks(parts))]
+    else:
+        phases = (f"phase {phase.number} (from step {phase.first_step})" for phase in parts.phases)
+        rows = [["block", "parameters", *phases]]
+        for block in _blocks(parts):
+            rates = [_rate(block, phase, parts.lr) for phase in parts.phases]
+            rows.append([block.name, f"{block.size:,}", *rates])
+    header = rows[0]
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     notes = [f"note: {note}" for note in parts.model.layout.notes]
     table = [
@@ -78,6 +82,20 @@ def layout_table(parts: Parts) -> str:
         for cells in (list(zip(row, widths, strict=True)) for row in rows)
     ]
     return "\n".join([*table, *notes])
+
+
+def _blocks(parts: Parts) -> tuple[Block, ...]:
+    return parts.model.layout.all_blocks
+
+
+def _span(block: Block, parts: Parts) -> list[str]:
+    """Phase and step from which the block trains, its rate there, and its rate at the end."""
+    training = [phase for phase in parts.phases if phase.phase.lr_multiplier.keys() & block.parameters.keys()]
+    if not training:
+        return ["never", "frozen", "frozen"]
+    first = training[0]
+    start = f"phase {first.number} (step {first.first_step})"
+    return [start, _rate(block, first, parts.lr), _rate(block, parts.phases[-1], parts.lr)]
 
 
 def _rate(block: Block, phase: PhaseSteps, lr: float) -> str:
