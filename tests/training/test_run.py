@@ -121,3 +121,14 @@ def test_blocks_from_the_module_tree_are_noted_in_record_and_table(tiny, tmp_pat
     note = "timm names no blocks for PoolingVisionTransformer: its blocks are taken from its module tree "
     assert f"note: {note}" in layout(cfg)
     assert [text for text in run(cfg, tmp_path).notes if text.startswith(note)]
+
+
+@pytest.mark.parametrize("strategy", ["feature_extraction", "lp_ft"])
+def test_bf16_passes_the_audit_and_learns_what_fp32_learns(tiny, tmp_path, strategy):
+    """On a CPU too, by autocast: weights stay in fp32, so small steps are not lost."""
+    overrides = [f"freeze_strategy={strategy}", "dataset.shots=5", "trainer.max_epochs=4"]
+    half = run(tiny(*overrides, "trainer.precision=bf16-mixed"), tmp_path / "bf16")
+    full = run(tiny(*overrides, "trainer.precision=32-true"), tmp_path / "fp32")
+    assert half.environment["precision"] == "bf16-mixed"
+    assert half.metrics["val"]["nll"] == pytest.approx(full.metrics["val"]["nll"], rel=0.03)
+    assert all(t.dtype != torch.bfloat16 for t in load_file(tmp_path / "bf16" / "checkpoint.safetensors").values())
