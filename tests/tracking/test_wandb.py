@@ -208,7 +208,9 @@ def test_a_folder_that_cannot_be_written(sweep, said):
     sweep.whole("a")
     (sweep.folder / "wandb").write_text("a file where the folder should be")
     with following(sweep.folder, {"wandb": OPTIONS, "csv": {}}):
-        pass
-    (line,) = said()
-    assert line.startswith("wandb: not all is entered (FileExistsError: ")
+        wait_for(said)  # the first attempt, while the command still runs
+    first, last = (line for line in said() if not line.startswith("waiting for"))
+    assert first.startswith("wandb: FileExistsError: ")
+    assert first.endswith("; training goes on, and this is tried again")
+    assert last.startswith("wandb: not all is entered (FileExistsError: ")
     assert (sweep.folder / "csv" / "runs.csv").exists()
