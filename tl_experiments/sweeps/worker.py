@@ -13,7 +13,7 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
-from tl_experiments.errors import DivergedError, UserError
+from tl_experiments.errors import DivergedError, UserError, first_line
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import State
 
@@ -70,8 +70,8 @@ def how_it_ended(error: Exception) -> tuple[State, str]:
     if isinstance(error, UserError):
         return "failed", str(error)
     if is_out_of_memory(error):
-        return "oom", f"{_first_line(error)} -> {OUT_OF_MEMORY_HINT}"
-    return "failed", f"{type(error).__name__}: {_first_line(error)}"
+        return "oom", f"{first_line(error)} -> {OUT_OF_MEMORY_HINT}"
+    return "failed", f"{type(error).__name__}: {first_line(error)}"
 
 
 class _CurrentStderr(logging.StreamHandler[Any]):
@@ -90,11 +90,6 @@ def start_logging() -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
 
 
 def _write_output_to(path: Path) -> None:

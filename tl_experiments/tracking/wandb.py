@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tl_experiments.errors import first_line
 from tl_experiments.safe_text import redacted_text
 from tl_experiments.tracking.entries import ARM, Entered, cause, config, new_points, run_name, short, summary
 from tl_experiments.tracking.runs import Run
@@ -115,7 +116,7 @@ class Wandb:
             try:
                 return self._init(run, run.id, "online")
             except Exception as error:
-                self._go_offline(_first_line(error))
+                self._go_offline(first_line(error))
                 # W&B still holds the id of the run that could not begin
                 return self._init(run, f"{run.id}-offline", "offline")
         return self._init(run, run.id, "offline")
@@ -177,8 +178,3 @@ def _make_writable(folder: Path) -> None:
     probe = folder / f".{os.getpid()}.tmp"
     probe.touch()
     probe.unlink()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

@@ -174,9 +174,7 @@ class TransferModule(pl.LightningModule):
         for part in earlier:
             loss = self.parts.objective.loss(self._compute, part) * (len(part["label"]) / n)
             total += loss.detach()
-            self.trainer.strategy.backward(
-                loss, None
-            )  # with the precision plugin's scaling, as Lightning does the last
+            self.trainer.strategy.backward(loss, None)  # scaled as the precision asks, as Lightning does the last
         loss = self.parts.objective.loss(self._compute, last) * (len(last["label"]) / n)
         self._loss = total + loss.detach()
         return loss

@@ -10,7 +10,7 @@ import torch
 
 from tl_experiments.config.optimization import AdamW, OneCycle, Optimizer, Scheduler, Timm, WarmRestarts
 from tl_experiments.config.timm_names import check_optimizer_name
-from tl_experiments.errors import ConfigError
+from tl_experiments.errors import ConfigError, first_line
 
 
 def build_optimizer(cfg: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -47,10 +47,8 @@ def _timm_optimizer(cfg: Timm, groups: list[dict[str, Any]]) -> torch.optim.Opti
             **cfg.kwargs,
         )  # fmt: skip
     except (TypeError, ValueError, AssertionError, ImportError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            "optimizer", f"timm cannot make {cfg.algorithm} of these options ({reason})", "see optimizer.kwargs"
-        ) from None
+        what = f"timm cannot make {cfg.algorithm} of these options ({first_line(error)})"
+        raise ConfigError("optimizer", what, "see optimizer.kwargs") from None
     if getattr(optimizer, "is_second_order", False):
         raise ConfigError("optimizer.algorithm", f"{cfg.algorithm} needs second derivatives", "choose another one")
     return optimizer
