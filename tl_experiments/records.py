@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ METRICS_FILE = "metrics.jsonl"
 # Config keys that change no result: where a job runs, who watches, where it is written.
 NOT_IN_THE_RESULT = frozenset(
     {
-        *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed"),
+        *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "dry_run"),
+        *("feature_cache.name", "feature_cache.dir", "feature_cache.max_bytes"),
         *("debug.name", "debug.traceback", "dataset.preload_max_bytes"),
         *("trainer.num_workers", "trainer.eval_batch_size", "trainer.checkpoint"),
         *("trainer.on_out_of_memory", "trainer.resume_interval_s"),
@@ -106,6 +107,9 @@ class RunRecord:
         peak_memory_bytes: Peak of device memory on a GPU, of the process's resident memory on a CPU.
         environment: Versions, processor, device, precision and threads that ran it.
         notes: What was handled on the way, in whole sentences.
+        work: What the run cost: ``images_decoded`` (from files), ``images_encoded`` (forward passes of a frozen prefix
+            to fill the cache), ``cached_phases`` (numbers of the phases trained on cached activations), ``together``
+            (runs trained in one computation, this one included).
     """
 
     job_id: str
@@ -129,6 +133,7 @@ class RunRecord:
     peak_memory_bytes: int
     environment: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    work: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property

@@ -77,16 +77,18 @@ class Phase:
 
 
 class Batch(TypedDict):
-    """One batch of ``n`` images.
+    """One batch of ``n`` images, or of what a frozen prefix makes of them.
 
     Args:
         image: uint8 ``(n, channels, size, size)``; float32 of the same range where images are mixed.
         label: int64 ``(n,)``.
         index: Positions in the source, int64 ``(n,)``.
         target: Share of each class, float32 ``(n, n_classes)``, where labels are mixed; it takes the label's place.
+        activations: What crosses the cut after the frozen prefix, ``(n, ...)`` each; then ``image`` is missing.
     """
 
-    image: Tensor
+    image: NotRequired[Tensor]
+    activations: NotRequired[tuple[Tensor, ...]]
     label: Tensor
     index: Tensor
     target: NotRequired[Tensor]
@@ -95,7 +97,7 @@ class Batch(TypedDict):
 class Objective(Protocol):
     """What a run minimises. Objectives of later kinds may own parameters, so it is built once a run."""
 
-    def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor: ...
+    def loss(self, model: Callable[[Batch], Tensor], batch: Batch) -> Tensor: ...
 
 
 @dataclass(frozen=True)

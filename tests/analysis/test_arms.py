@@ -20,7 +20,7 @@ def chosen_factors(records):
     ("key", "value"),
     [
         ("seed", 9),
-        ("executor.jobs", 4),
+        ("executor.jobs_per_device", 4),
         ("tracker.wandb", {"project": "x"}),
         ("name", "x"),
         ("output_dir", "/elsewhere"),

@@ -33,7 +33,7 @@ def tl(tmp_path, monkeypatch):
 def test_several_trackers_live_and_later(tl, tmp_path, monkeypatch):
     """One sweep, first without a tracker; then entered by the same command, to which a job is added."""
     sweep = tmp_path / "outputs" / "x"
-    command = ["train", "-m", *TINY, "name=x", "executor.jobs=2"]
+    command = ["train", "-m", *TINY, "name=x", "executor.jobs_per_device=2"]
     assert tl(*command, "seed=0,1").returncode == 0
     jobs = {path.parent.name for path in sweep.glob("*/record.json")}
     stamps = {path: path.stat().st_mtime_ns for path in sweep.glob("*/record.json")}

@@ -98,7 +98,17 @@ def test_a_damaged_ledger_is_named(tmp_path):
 def test_jobs_end_with_the_command_that_started_them(tmp_path):
     """SIGKILL of the command leaves no process behind, and the same command goes on afterwards."""
     slow = ["trainer.max_epochs=2000", "dataset.shots=5", "name=killed", f"output_dir={tmp_path}"]
-    command = [sys.executable, "-m", "tl_experiments", "train", "-m", *TINY, *slow, "seed=0,1", "executor.jobs=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "tl_experiments",
+        "train",
+        "-m",
+        *TINY,
+        *slow,
+        "seed=0,1",
+        "executor.jobs_per_device=2",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for(lambda: len(list(tmp_path.glob("killed/*/metrics.jsonl"))) == 2, 90)
@@ -134,7 +144,7 @@ def _processes_of(folder):
 @pytest.mark.parametrize(
     ("sweep", "states"),
     [
-        (["-m", "seed=0,1,2", "executor.jobs=2"], ["interrupted", "interrupted", "pending"]),
+        (["-m", "seed=0,1,2", "executor.jobs_per_device=2"], ["interrupted", "interrupted", "pending"]),
         ([], ["interrupted"]),
     ],
 )
@@ -158,7 +168,9 @@ def test_slots_share_the_cores(tiny, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.setattr("tl_experiments.sweeps.local.visible_gpus", lambda: ["0", "1"])
     cpu, auto = tiny().trainer, tiny("trainer.accelerator=auto").trainer
-    default, two, six = (tiny(*o).executor for o in ([], ["executor.jobs=2"], ["executor.jobs=6"]))
+    default, two, six = (
+        tiny(*o).executor for o in ([], ["executor.jobs_per_device=2"], ["executor.jobs_per_device=6"])
+    )
     assert slots(default, cpu, 100) == slots(default, cpu, 100, threads=4)
     assert (slots(default, cpu, 100).devices, slots(default, cpu, 100).threads) == ((None,) * 4, 4)
     assert (slots(two, cpu, 100).devices, slots(two, cpu, 100).threads) == ((None,) * 2, 8)
@@ -185,7 +197,7 @@ def test_folders_are_named_after_the_overrides(tiny, overrides, name, pattern):
     folder = sweep_folder([job(cfg)], overrides)
     assert re.fullmatch(pattern, folder.name)
     assert str(folder.parent) == cfg.output_dir
-    assert sweep_folder([job(cfg)], [*overrides, "executor.jobs=3", "retry_failed=true"]) == folder
+    assert sweep_folder([job(cfg)], [*overrides, "executor.jobs_per_device=3", "retry_failed=true"]) == folder
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "x" * 101, "a\nb"])
@@ -197,7 +209,7 @@ def test_a_sweeps_name_stays_inside_its_root(tiny, name):
 def test_the_job_id_covers_what_changes_the_result_and_nothing_else(tiny, tmp_path):
     base = job_id(tiny())
     same = [
-        "executor.jobs=3",
+        "executor.jobs_per_device=3",
         "tracker=[csv,wandb]",
         "name=x",
         "retry_failed=true",

@@ -109,7 +109,7 @@ def test_label_smoothing_is_torchs(tiny, smoothing):
     batch = next(iter(parts.data.eval_loader("val")))
     parts.model.eval()
     expected = functional.cross_entropy(parts.model(batch["image"]), batch["label"], label_smoothing=smoothing)
-    assert torch.equal(parts.objective.loss(parts.model, batch), expected)
+    assert torch.equal(parts.objective.loss(parts.model.logits, batch), expected)
 
 
 def test_the_gradient_is_clipped_to_its_norm(tiny, tmp_path):

@@ -18,6 +18,7 @@ class _HeadOptions:
 
     dropout: float = 0.0
     reads_tokens: ClassVar[bool] = False  # the backbone's tokens instead of its pooled features
+    is_solved: ClassVar[bool] = False  # from the features at once, without epochs
 
     def __post_init__(self) -> None:
         require(0 <= self.dropout < 1, "dropout", self.dropout, "[0, 1)")
@@ -87,4 +88,62 @@ class AttentionPool(_HeadOptions):
         require(self.num_heads > 0, "num_heads", self.num_heads, "1 or more")
 
 
-Head = Linear | MLP | Cosine | AttentionPool
+@dataclass(frozen=True, kw_only=True)
+class _PathOptions:
+    """What heads with a path of penalties have: each is solved, val chooses one (at a tie the strongest), test is read
+    once. Features are standardised by the training images, with a floor under the deviation.
+
+    Args:
+        penalties: Strengths of the L2 penalty on the weights (never on biases), above 0.
+    """
+
+    penalties: tuple[float, ...]
+    reads_tokens: ClassVar[bool] = False
+    is_solved: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        ok = len(self.penalties) > 0 and min(self.penalties) > 0
+        require(ok, "penalties", list(self.penalties), "one or more numbers above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ridge(_PathOptions):
+    """Least squares on one-hot labels with an L2 penalty (Hoerl & Kennard, 1970).
+
+    It minimises ``|XW + b - Y|^2 + n * penalty * |W|^2`` over n images.
+    """
+
+    name: Literal["ridge"] = "ridge"
+    penalties: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logistic(_PathOptions):
+    """Softmax regression to convergence by L-BFGS: mean cross-entropy + ``penalty / 2 * |W|^2``."""
+
+    name: Literal["logistic"] = "logistic"
+    penalties: tuple[float, ...] = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KNN:
+    """Weighted votes of the nearest training images by cosine (Wu et al., 2018): no parameter is trained.
+
+    Args:
+        neighbours: Numbers of neighbours to try, 1 or more each; val chooses one.
+        temperature: A neighbour's vote weighs ``exp(cosine / temperature)``; above 0.
+    """
+
+    name: Literal["knn"] = "knn"
+    neighbours: tuple[int, ...] = (1, 5, 10, 20)
+    temperature: float = 0.07
+    reads_tokens: ClassVar[bool] = False
+    is_solved: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        ok = len(self.neighbours) > 0 and min(self.neighbours) > 0
+        require(ok, "neighbours", list(self.neighbours), "one or more numbers of 1 or more")
+        require(self.temperature > 0, "temperature", self.temperature, "a number above 0")
+
+
+Head = Linear | MLP | Cosine | AttentionPool | Ridge | Logistic | KNN

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from tl_experiments.config.ranges import require
 
@@ -94,10 +94,47 @@ class Debug:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FeatureCacheOff:
+class _CacheOptions:
+    """What every choice has: decoded images are kept in any case.
+
+    Args:
+        dir: Folder of decoded images and activations; null is ``.cache`` in ``output_dir``.
+        max_bytes: Most that the folder may hold; what was used least recently makes room.
+    """
+
+    dir: str | None
+    max_bytes: int
+
+    def __post_init__(self) -> None:
+        require(self.max_bytes >= 0, "max_bytes", self.max_bytes, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCacheAuto(_CacheOptions):
+    """What a phase freezes is computed once an image and kept, wherever that changes no result.
+
+    Args:
+        views: Random views of each training image that are kept where images are augmented; epochs go through them in
+            turn. Null keeps none: augmented images train live.
+    """
+
+    name: Literal["auto"]
+    views: int | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.views is None or self.views > 0, "views", self.views, "1 or more, or null")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCacheOff(_CacheOptions):
     """Every step computes the frozen part of the backbone anew."""
 
     name: Literal["off"]
+    views: ClassVar[None] = None
+
+
+FeatureCache = FeatureCacheAuto | FeatureCacheOff
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,15 +142,16 @@ class LocalExecutor:
     """Jobs of a sweep as processes of their own on this machine.
 
     Args:
-        jobs: Jobs at once; null is one a GPU, or on a CPU one a core up to 4.
+        jobs_per_device: Jobs at once on each GPU, or on the CPU; null is one a GPU, or on a CPU one a core up to 4.
         threads_per_job: CPU threads a job; null shares the cores evenly. Part of what fixes a CPU result's last bits.
     """
 
     name: Literal["local"]
-    jobs: int | None
+    jobs_per_device: int | None
     threads_per_job: int | None
 
     def __post_init__(self) -> None:
-        require(self.jobs is None or self.jobs > 0, "jobs", self.jobs, "1 or more")
+        jobs = self.jobs_per_device
+        require(jobs is None or jobs > 0, "jobs_per_device", jobs, "1 or more")
         threads = self.threads_per_job
         require(threads is None or threads > 0, "threads_per_job", threads, "1 or more")

@@ -15,10 +15,10 @@ from tl_experiments.config.datasets import Augmentation, Dataset
 from tl_experiments.config.heads import Head
 from tl_experiments.config.optimization import Optimizer, Scheduler, Supervised
 from tl_experiments.config.ranges import require
-from tl_experiments.config.running import Debug, FeatureCacheOff, LocalExecutor, TrainerConfig
+from tl_experiments.config.running import Debug, FeatureCache, LocalExecutor, TrainerConfig
 from tl_experiments.config.trackers import Trackers
 from tl_experiments.errors import ConfigError
-from tl_experiments.strategies.plans import Strategy
+from tl_experiments.strategies.plans import Strategy, trains_head_only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class TrainConfig:
         output_dir: Where sweeps go.
         print_layout: Show blocks, parameters, phases and learning rates instead of training.
         retry_failed: Run jobs again that failed earlier; without it they stay as they ended.
+        dry_run: Show what the jobs share and what they would cost instead of running them.
     """
 
     backbone: BackboneConfig
@@ -43,13 +44,14 @@ class TrainConfig:
     objective: Supervised
     trainer: TrainerConfig
     tracker: Trackers
-    feature_cache: FeatureCacheOff
+    feature_cache: FeatureCache
     executor: LocalExecutor
     name: str | None
     seed: int
     output_dir: str
     print_layout: bool
     retry_failed: bool
+    dry_run: bool
     debug: Debug
     _needs_rate: ClassVar[bool] = True
 
@@ -72,7 +74,8 @@ class TrainConfig:
                     f"for example 'backbone.preprocessing.{key}=[{mean}]'",
                 )
         self._check_augmentation(channels)
-        if self._needs_rate and self.rule() is None:
+        self._check_solved_head()
+        if self._needs_rate and self.rule() is None and not self.head.is_solved:
             raise ConfigError(
                 "optimizer.lr",
                 f"null, and {self.freeze_strategy.name} has no rule for {self.optimizer.rule}",
@@ -89,6 +92,17 @@ class TrainConfig:
         if name != "none" and self.backbone.preprocessing.interpolation == "lanczos":
             what = f"lanczos together with augmentation={name} needs 1 or 3 channels, got {channels}"
             raise ConfigError("backbone.preprocessing.interpolation", what, "give bicubic")
+
+    def _check_solved_head(self) -> None:
+        name = self.head.name
+        if not self.head.is_solved:
+            return
+        if not trains_head_only(self.freeze_strategy):
+            what = f"{name}, which is solved on fixed features, together with {self.freeze_strategy.name}"
+            raise ConfigError("head", what, "freeze_strategy=feature_extraction, or head=linear")
+        if self.augmentation.name != "none":
+            what = f"{name}, which sees each image once, together with augmentation={self.augmentation.name}"
+            raise ConfigError("head", what, "augmentation=none, or head=linear")
 
     def rule(self) -> float | None:
         """``optimizer.lr``, or the strategy's rule times ``optimizer.lr_factor``; None where there is neither."""

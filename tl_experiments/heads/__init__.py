@@ -33,3 +33,5 @@ def build_head(cfg: Head, feature_dim: int, n_classes: int, seed: int) -> nn.Mod
                 return CosineHead(feature_dim, n_classes, cfg)
             case AttentionPool():
                 return AttentionPoolHead(feature_dim, n_classes, cfg)
+            case _:
+                raise NotImplementedError(cfg.name)

@@ -22,9 +22,9 @@ class SupervisedObjective:
 
     label_smoothing: float
 
-    def loss(self, model: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    def loss(self, model: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
         """Mean loss of a batch, a scalar in float32; against the mixed labels where it has them."""
-        logits = model(batch["image"]).float()
+        logits = model(batch).float()
         target = batch["target"] if "target" in batch else batch["label"]
         return functional.cross_entropy(logits, target, label_smoothing=self.label_smoothing)
 

@@ -13,7 +13,7 @@ from tl_experiments.strategies.blocks import FeatureExtraction, FromScratch, Ful
 from tl_experiments.strategies.kinds import Bitfit, NormOnly
 from tl_experiments.strategies.phases import GradualUnfreezing, LpFt
 from tl_experiments.strategies.rates import Discriminative
-from tl_experiments.types import ModelLayout, Phase
+from tl_experiments.types import Block, ModelLayout, Phase
 
 Strategy = (
     FeatureExtraction
@@ -27,6 +27,17 @@ Strategy = (
     | Bitfit
     | NormOnly
 )
+
+
+def trains_head_only(strategy: Strategy) -> bool:
+    """Whether every phase of the strategy's plan trains the head alone; asked of its plan for a net of one block."""
+    head = Block("head", {"head.weight": 1})
+    layout = ModelLayout((Block("block", {"block.weight": 1, "block.bias": 1}),), head)
+    try:
+        plan = strategy.plan(layout)
+    except ConfigError:  # it names blocks of its own
+        return False
+    return all(phase.lr_multiplier.keys() <= head.parameters.keys() for phase in plan)
 
 
 def frozen_prefix(phase: Phase, layout: ModelLayout) -> int:

@@ -65,7 +65,8 @@ def slots(executor: LocalExecutor, trainer: TrainerConfig, n_jobs: int, threads:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = executor.threads_per_job or threads
     gpus = [] if trainer.accelerator == "cpu" else visible_gpus()
-    at_once = executor.jobs or len(gpus) or min(_MOST_JOBS_ON_A_CPU, max(1, cores // (threads or 1)))
+    per_device = executor.jobs_per_device
+    at_once = len(gpus) * (per_device or 1) or per_device or min(_MOST_JOBS_ON_A_CPU, max(1, cores // (threads or 1)))
     at_once = min(at_once, max(1, n_jobs))
     devices = tuple(gpus[index % len(gpus)] if gpus else None for index in range(at_once))
     return Slots(devices, threads or max(1, cores // at_once))

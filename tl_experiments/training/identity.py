@@ -25,8 +25,13 @@ def job_id(config: TrainConfig) -> str:
     for key in NOT_IN_THE_RESULT:
         group, _, leaf = key.rpartition(".")
         (content[group] if group else content).pop(leaf)
+    content["feature_cache"] = {"views": config.feature_cache.views if config.augmentation.name != "none" else None}
+    if config.head.is_solved:  # nothing is trained in steps
+        content |= {"optimizer": None, "scheduler": None, "objective": None}
+        content["trainer"] = {key: content["trainer"][key] for key in ("accelerator", "precision", "memory_format")}
+    else:
+        content["optimizer"] |= {"lr": config.base_lr(), "lr_factor": None}
     content["backbone"]["weights"] = weights_digest(config.backbone.weights)
-    content["optimizer"] |= {"lr": config.base_lr(), "lr_factor": None}
     content["freeze_strategy"]["base_lr"] = None  # it is in the rate
     dataset = content["dataset"]
     few = dataset["shots"] is not None or dataset["label_fraction"] is not None

@@ -69,7 +69,7 @@ def _losses(
         batch = {name: tensor.to(device) for name, tensor in batch.items()}  # type: ignore[attr-defined, assignment]
         optimizer.zero_grad()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            loss = parts.objective.loss(model, batch)
+            loss = parts.objective.loss(model.logits, batch)
         loss.backward()
         if cfg.trainer.gradient_clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), cfg.trainer.gradient_clip_norm)

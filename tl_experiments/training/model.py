@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from tl_experiments.backbones.timm_backbone import TimmBackbone
 from tl_experiments.strategies.apply import modules_held_in_eval, set_requires_grad
-from tl_experiments.types import ModelLayout, Phase
+from tl_experiments.types import Batch, ModelLayout, Phase
 
 _MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -42,6 +42,10 @@ class TransferModel(nn.Module):
         """Images ``(n, channels, size, size)`` in [0, 255] to logits ``(n, n_classes)``; normalised here."""
         normalised = (image.to(self.mean.dtype) - self.mean) / self.std
         return self.head(self.backbone(normalised.contiguous(memory_format=self._memory_format)))
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Those of a batch of images."""
+        return self(batch["image"])
 
     def begin(self, phase: Phase) -> None:
         """Freeze and unfreeze as ``phase`` says, from now on."""

@@ -78,7 +78,7 @@ class TransferModule(pl.LightningModule):
         self._losses: list[Tensor] = []
         parts.model.begin(phase.phase)
         backend = cfg.trainer.compile_backend  # compiled anew in each phase, which has gradients of its own
-        self._compute = torch.compile(parts.model.forward, backend=backend) if backend else parts.model
+        self._compute = torch.compile(parts.model.logits, backend=backend) if backend else parts.model.logits
 
     @property
     def step(self) -> int:
