@@ -1,0 +1,69 @@
+"""Which runs can be trained in one computation, told from their configs alone. Without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+
+from tl_experiments.backbones.locate import weights_digest
+from tl_experiments.config.backbones import BackboneConfig
+from tl_experiments.config.heads import Linear
+from tl_experiments.config.optimization import SGD, AdamW
+from tl_experiments.config.schema import TrainConfig
+from tl_experiments.strategies.plans import trains_head_only
+
+# Of a dataset: which of its labels are used. Features are kept by image, whoever uses it.
+_SUBSET = ("label_fraction", "shots", "subset_seed", "split_seed", "val_fraction", "test_fraction", "preload_max_bytes")
+
+
+@dataclass(frozen=True)
+class SharedWork:
+    """What a run may do for others while it is at it.
+
+    Args:
+        backbones: Of all jobs of the sweep with the run's dataset: an image is decoded once for all of them.
+        keep_decoded: Whether somebody will want the decoded images again.
+    """
+
+    backbones: tuple[BackboneConfig, ...] = ()
+    keep_decoded: bool = True
+
+
+ALONE = SharedWork()
+
+
+def group_key(config: TrainConfig) -> str | None:
+    """Runs with equal keys are heads on the same fixed features, trained in one computation; None trains alone."""
+    if why_alone(config) is not None:
+        return None
+    content = dataclasses.asdict(config)
+    dataset = {key: value for key, value in content["dataset"].items() if key not in _SUBSET}
+    backbone = {**content["backbone"], "weights": weights_digest(config.backbone.weights)}
+    trainer = {key: content["trainer"][key] for key in ("accelerator", "precision", "memory_format")}
+    seed = config.seed if config.backbone.weights == "random" else None  # of the backbone's weights
+    parts = [dataset, content["augmentation"], content["feature_cache"], backbone, trainer, content["debug"], seed]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def why_alone(config: TrainConfig) -> str | None:
+    """Why the run needs Lightning's loop, in a few words; None where heads on fixed features do."""
+    trainer = config.trainer
+    reasons = {
+        "feature_cache=off": config.feature_cache.name == "off",
+        f"freeze_strategy={config.freeze_strategy.name}": not trains_head_only(config.freeze_strategy),
+        f"augmentation={config.augmentation.name}": config.augmentation.name != "none"
+        and (config.feature_cache.views is None or config.augmentation.name in ("mixup", "cutmix")),
+        f"head={config.head.name}": not (config.head.is_solved or isinstance(config.head, Linear)),
+        "head.dropout": isinstance(config.head, Linear) and config.head.dropout > 0,
+        f"optimizer={config.optimizer.name}": not isinstance(config.optimizer, (AdamW, SGD)),
+        "trainer.ema_decay": trainer.ema_decay is not None,
+        "trainer.early_stopping_patience": trainer.early_stopping_patience is not None,
+        "trainer.accumulation": trainer.accumulation > 1,
+        "debug.profile": config.debug.profile,
+        "a backbone that is re-initialised": config.freeze_strategy.reinitialize_backbone,
+    }
+    if config.head.is_solved:
+        return None if config.feature_cache.name == "auto" else "feature_cache=off"
+    return next((reason for reason, applies in reasons.items() if applies), None)
