@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import time
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -179,7 +180,8 @@ def test_the_best_weights_come_back(validations, best_step, tmp_path):
         with torch.no_grad():
             model.head.weight.fill_(step)
         phase = PhaseSteps(number, Phase(0, {"head.weight": 1.0}), ((0, 9),), last=number == 1)
-        history.enter(model, phase, step, predictions(accuracy, confidence), None, time.perf_counter())
+        weights = partial(phase.weights, model)
+        history.enter(phase, step, predictions(accuracy, confidence), weights, None, time.perf_counter())
     history.restore_best(model)
     assert history.best_step == best_step
     assert model.head.weight.unique().item() == best_step
@@ -194,5 +196,5 @@ def test_still_rising_looks_at_the_last_quarter(accuracies, rising, tmp_path):
     history = History(tmp_path, steps_per_epoch=1, started=time.perf_counter())
     phase = PhaseSteps(0, Phase(0, {"head.weight": 1.0}), ((0, 9),), last=True)
     for step, accuracy in enumerate(accuracies):
-        history.enter(Model(), phase, step, predictions(accuracy), 0.5, time.perf_counter())
+        history.enter(phase, step, predictions(accuracy), dict, 0.5, time.perf_counter())
     assert history.still_rising() is rising

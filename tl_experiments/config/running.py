@@ -116,13 +116,20 @@ class FeatureCacheAuto(_CacheOptions):
     Args:
         views: Random views of each training image that are kept where images are augmented; epochs go through them in
             turn. Null keeps none: augmented images train live.
+        dtype: Keep floating-point activations in half precision, which changes results; null as they were computed.
+        hold_max_bytes: Hold activations in the memory of the device up to this size, and above it read them from the
+            memory-mapped file; null is half of what a GPU has free, or an eighth of the machine's memory.
     """
 
     name: Literal["auto"]
     views: int | None
+    dtype: Literal["float16", "bfloat16"] | None
+    hold_max_bytes: int | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        hold = self.hold_max_bytes
+        require(hold is None or hold >= 0, "hold_max_bytes", hold, "0 or more, or null")
         require(self.views is None or self.views > 0, "views", self.views, "1 or more, or null")
 
 
@@ -132,6 +139,7 @@ class FeatureCacheOff(_CacheOptions):
 
     name: Literal["off"]
     views: ClassVar[None] = None
+    dtype: ClassVar[None] = None
 
 
 FeatureCache = FeatureCacheAuto | FeatureCacheOff

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Literal
 
 import pytorch_lightning as pl
+import torch
+from torch import Tensor
 
 from tl_experiments.config.datasets import Augmentation, Dataset, NoAugmentation
 from tl_experiments.data.batches import batch_notes, eval_batches, step_batches, steps_per_epoch
-from tl_experiments.data.dataset import Batches, ImageItems, Preloaded, live_batches
+from tl_experiments.data.dataset import Batches, ImageItems, Preloaded, decode, live_batches
 from tl_experiments.data.items import SPLITS, Split, fingerprint
 from tl_experiments.data.mixing import mixed
 from tl_experiments.data.sources import open_dataset
@@ -72,6 +76,7 @@ class TransferDataModule(pl.LightningDataModule):
         )
         self.steps_per_epoch = steps_per_epoch(sizes["train"], batch_size)
         self.images_decoded = 0
+        self._labels = torch.tensor([item.label for item in source.items])
         self._augmentation, self._geometry, self._seed = augmentation, geometry, seed
         self._batch_size, self._eval_batch_size, self._num_workers = batch_size, eval_batch_size, num_workers
         self._preload_max_bytes = cfg.preload_max_bytes
@@ -80,6 +85,65 @@ class TransferDataModule(pl.LightningDataModule):
     def item_ids(self, split: Split) -> tuple[str, ...]:
         """Ids of the split's images, in the order of ``eval_loader``."""
         return tuple(self._source.items[index].id for index in self._splits.indices[split])
+
+    def ordered(self, seed: int, batch_size: int, eval_batch_size: int) -> TransferDataModule:
+        """The same images in the batches of another run."""
+        other = copy.copy(self)
+        other._seed, other._batch_size, other._eval_batch_size = seed, batch_size, eval_batch_size
+        n = self.spec.sizes["train"]
+        own = len(self.spec.notes) - len(batch_notes(n, self._batch_size))
+        other.spec = replace(self.spec, notes=(*self.spec.notes[:own], *batch_notes(n, batch_size)))
+        other.steps_per_epoch = steps_per_epoch(n, batch_size)
+        return other
+
+    @property
+    def n_items(self) -> int:
+        """Items of the source, used or not."""
+        return len(self._source.items)
+
+    @property
+    def source_fingerprint(self) -> str:
+        """Of names and contents of all images, however they are split."""
+        return self._source.fingerprint
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        return self._geometry.image_size
+
+    def describe(self, view: int | None) -> str:
+        """What ``images`` does to an image, as text that changes with it."""
+        return repr((self._geometry, self.spec.channels, None if view is None else (self._augmentation, view)))
+
+    def items(self, split: Split) -> Indices:
+        """The split's items in the source, ascending, ``(n,)``."""
+        return self._splits.indices[split]
+
+    def labels(self, items: Indices) -> Tensor:
+        """Labels of items of the source, int64 ``(n,)``."""
+        return self._labels[torch.from_numpy(items)]
+
+    def step_positions(self, first_step: int, end_step: int) -> Iterator[tuple[int, Indices]]:
+        """Epoch and positions in the train split of each batch of the steps [first_step, end_step)."""
+        return step_batches(self.spec.sizes["train"], self._batch_size, self._seed, first_step, end_step)
+
+    def eval_items(self, split: Literal["val", "test"]) -> list[Indices]:
+        """The items of each batch of a whole split."""
+        return [
+            self.items(split)[positions] for positions in eval_batches(self.spec.sizes[split], self._eval_batch_size)
+        ]
+
+    def images(self, items: Indices, view: int | None = None) -> Tensor:
+        """Decoded and transformed, uint8 ``(n, channels, size, size)``.
+
+        Args:
+            items: Of the source.
+            view: Number of a random view, the same under every seed; None is the image as it is.
+        """
+        augmentation = NoAugmentation(name="none") if view is None else self._augmentation
+        transform = train_transform(augmentation, self._geometry)
+        self.images_decoded += items.size
+        return decode(self._source, items, transform, view)
 
     def train_batches(self, first_step: int, end_step: int) -> Batches:
         """The batches of the steps [first_step, end_step), counted over the whole run.
@@ -91,11 +155,8 @@ class TransferDataModule(pl.LightningDataModule):
             end_step: ``first_step`` or more.
         """
 
-        def plan() -> Iterator[tuple[int, Indices]]:
-            return step_batches(self.spec.sizes["train"], self._batch_size, self._seed, first_step, end_step)
-
         def start() -> Iterator[Batch]:
-            batches = self._make("train", self._augmentation, plan())
+            batches = self._make("train", self._augmentation, self.step_positions(first_step, end_step))
             return mixed(batches, len(self.spec.classes), self._augmentation, self._seed, first_step)
 
         return Batches(start, end_step - first_step)
@@ -112,7 +173,7 @@ class TransferDataModule(pl.LightningDataModule):
         fits = indices.size * self.spec.channels * size * size <= self._preload_max_bytes
         if fits and isinstance(augmentation, NoAugmentation):
             if split not in self._preloaded:
-                self._preloaded[split] = Preloaded(self._source, indices, transform, self.spec.channels, size)
+                self._preloaded[split] = Preloaded(self._source, indices, transform)
                 self.images_decoded += indices.size
             for _, positions in plan:
                 yield self._preloaded[split].batch(positions)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tl_experiments.data.items import Source
@@ -60,6 +61,40 @@ class ImageItems(Dataset[Batch]):
             return error
 
 
+def decode(source: Source, indices: Indices, transform: Transform, view: int | None = None) -> Tensor:
+    """Decode and transform items at once, uint8 ``(n, channels, size, size)``.
+
+    Args:
+        source: Where the images come from.
+        indices: Items in the source, one or more.
+        transform: From an image to uint8 ``(channels, size, size)``.
+        view: Number of the random view that a random transform shows: a function of it and the item alone.
+
+    Raises:
+        DataError: An image cannot be decoded.
+    """
+
+    def load(index: int) -> Tensor:
+        if view is None:
+            return transform(source.load(index))
+        with seeded(sample_seed(0, 0, index, view)):
+            return transform(source.load(index))
+
+    if view is not None:  # a random transform draws from the one generator of the process
+        return torch.stack([load(int(index)) for index in indices])
+    first = load(int(indices[0]))
+    images = torch.empty((len(indices), *first.shape), dtype=torch.uint8)
+    images[0] = first
+
+    def fill(position: int) -> None:
+        images[position] = load(int(indices[position]))
+
+    with ThreadPoolExecutor(min(_DECODING_THREADS, os.cpu_count() or 1)) as threads:
+        for _ in threads.map(fill, range(1, len(indices))):
+            pass
+    return images
+
+
 class Preloaded:
     """A split held in memory as one uint8 tensor ``(n, channels, size, size)``; making a batch is one indexing.
 
@@ -67,24 +102,14 @@ class Preloaded:
         source: Where the images come from.
         indices: The split's items in the source, ``(n,)``.
         transform: From an image to uint8 ``(channels, size, size)``; not a random one, since each image is made once.
-        channels: Of the images.
-        size: Their side in pixels.
-
     Raises:
         DataError: An image cannot be decoded.
     """
 
-    def __init__(self, source: Source, indices: Indices, transform: Transform, channels: int, size: int) -> None:
-        self.images = torch.empty((len(indices), channels, size, size), dtype=torch.uint8)
+    def __init__(self, source: Source, indices: Indices, transform: Transform) -> None:
+        self.images = decode(source, indices, transform)
         self.labels = torch.tensor([source.items[index].label for index in indices])
         self.indices = torch.from_numpy(indices)
-
-        def fill(position: int) -> None:
-            self.images[position] = transform(source.load(int(indices[position])))
-
-        with ThreadPoolExecutor(min(_DECODING_THREADS, os.cpu_count() or 1)) as threads:
-            for _ in threads.map(fill, range(len(indices))):
-                pass
 
     def batch(self, positions: Indices) -> Batch:
         """The images at these positions of the split, in this order."""

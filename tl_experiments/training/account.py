@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import START_FILE, RunRecord, write_atomically
@@ -14,6 +17,7 @@ from tl_experiments.training.build import Parts
 from tl_experiments.training.environment import environment, peak_memory_bytes
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import arm
+from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.module import TransferModule
 from tl_experiments.training.summary import trained_parameters
 
@@ -25,20 +29,49 @@ def write_start(folder: Path, cfg: TrainConfig, identity: str, lr: float) -> Pat
     return write_atomically(folder / START_FILE, text + "\n")
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What came out of training.
+
+    Args:
+        test: Outputs on test, with the weights that val chose.
+        last_step: Optimizer steps done.
+        accumulation: Parts in which batches were computed in the end.
+        work: As in ``RunRecord``.
+        notes: What was handled on the way, in whole sentences.
+    """
+
+    test: Predictions
+    last_step: int
+    accumulation: int
+    work: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
 def make_record(
     cfg: TrainConfig,
     identity: str,
     parts: Parts,
     history: History,
-    module: TransferModule,
+    trained: Trained,
     accelerator: str,
     precision: str,
+    wall_clock_s: float | None = None,
 ) -> RunRecord:
-    """The record of a run that has just been tested by ``module``, the last phase's."""
-    test = module.predictions
-    assert test is not None
+    """The record of a run that has just been tested.
+
+    Args:
+        cfg: Of the run.
+        identity: Its job id.
+        parts: What it worked with.
+        history: Its validations.
+        trained: What came out.
+        accelerator: ``gpu`` or ``cpu``.
+        precision: Lightning's name of it.
+        wall_clock_s: Its share of the seconds of a computation of several runs; None is all since ``history.started``.
+    """
     spec, layout = parts.data.spec, parts.model.layout
-    trained = {name: size for phase in parts.phases for name, size in trained_parameters(parts, phase).items()}
+    sizes = {name: size for phase in parts.phases for name, size in trained_parameters(parts, phase).items()}
     return RunRecord(
         job_id=identity,
         config=dataclasses.asdict(cfg),
@@ -52,10 +85,10 @@ def make_record(
             "labels_spent": spec.sizes["train"] + spec.sizes["val"],
             "notes": list(spec.notes),
         },
-        metrics={"val": history.best, "test": test.metrics()},
+        metrics={"val": history.best, "test": trained.test.metrics()},
         best_step=history.best_step,
-        last_step=module.step,
-        accumulation=module.accumulation,
+        last_step=trained.last_step,
+        accumulation=trained.accumulation,
         phases=tuple(
             {
                 "first_step": phase.first_step,
@@ -66,20 +99,22 @@ def make_record(
             }
             for phase in parts.phases
         ),
-        trained_parameters=sum(trained.values()),
+        trained_parameters=sum(sizes.values()),
         total_parameters=sum(block.size for block in layout.all_blocks),
         learning_rate=parts.lr,
         weights=json.loads(json.dumps(dataclasses.asdict(parts.weights))),  # lists, as they read back
         still_rising=history.still_rising(),
-        wall_clock_s=time.perf_counter() - history.started,
+        wall_clock_s=time.perf_counter() - history.started if wall_clock_s is None else wall_clock_s,
         pretraining_s=parts.weights.pretraining_s,
         peak_memory_bytes=peak_memory_bytes(accelerator),
         environment=environment(accelerator, precision),
-        notes=(*parts.notes, *_training_notes(cfg, module)),
+        notes=(*parts.notes, *trained.notes),
+        work=trained.work,
     )
 
 
-def _training_notes(cfg: TrainConfig, module: TransferModule) -> tuple[str, ...]:
+def training_notes(cfg: TrainConfig, module: TransferModule) -> tuple[str, ...]:
+    """What was handled on the way, in whole sentences."""
     notes = []
     if module.accumulation > cfg.trainer.accumulation:
         notes.append(

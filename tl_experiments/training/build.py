@@ -50,10 +50,28 @@ def build(cfg: TrainConfig) -> Parts:
     Raises:
         UserError: Whatever is wrong with the data, the weights or the plan.
     """
+    backbone = open_backbone(cfg)
+    return assemble(cfg, open_data(cfg, backbone), backbone)
+
+
+def open_backbone(cfg: TrainConfig) -> TimmBackbone:
+    """The backbone with its weights.
+
+    Raises:
+        UserError: Whatever is wrong with its options or weights.
+    """
     seed = derive(cfg.seed, "backbone")
-    backbone = build_backbone(cfg.backbone, seed, cfg.dataset.channels, tokens=cfg.head.reads_tokens)
+    return build_backbone(cfg.backbone, seed, cfg.dataset.channels, tokens=cfg.head.reads_tokens)
+
+
+def open_data(cfg: TrainConfig, backbone: TimmBackbone) -> TransferDataModule:
+    """The dataset as the backbone sees it.
+
+    Raises:
+        DataError: The dataset cannot be used as it stands.
+    """
     spec = backbone.input_spec
-    data = TransferDataModule(
+    return TransferDataModule(
         cfg.dataset,
         cfg.augmentation,
         Geometry(spec.image_size, spec.interpolation, spec.crop_fraction),
@@ -64,8 +82,24 @@ def build(cfg: TrainConfig) -> Parts:
         images_per_split=cfg.debug.images_per_split,
         evaluate_on_train=cfg.debug.evaluate_on_train,
     )
+
+
+def assemble(
+    cfg: TrainConfig, data: TransferDataModule, backbone: TimmBackbone, layout: ModelLayout | None = None
+) -> Parts:
+    """Head, plan and objective to a backbone and its data.
+
+    Args:
+        cfg: Of the run.
+        data: Its dataset.
+        backbone: On which the head stands.
+        layout: Of the backbone with such a head, where it is known.
+
+    Raises:
+        ConfigError: The plan does not fit the backbone, or leaves no step for one of its phases.
+    """
     head = build_head(cfg.head, backbone.feature_dim, len(data.spec.classes), derive(cfg.seed, "head"))
-    layout = layout_of(backbone, head)
+    layout = layout_of(backbone, head) if layout is None else layout
     plan = cfg.freeze_strategy.plan(layout)
     check_plan(plan, layout)
     phases = phase_steps(plan, data.steps_per_epoch, cfg.trainer.max_epochs)

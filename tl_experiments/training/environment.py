@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import resource
 import sys
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,17 @@ def choose_precision(cfg: TrainerConfig, accelerator: str) -> str:
     if cfg.precision != "auto":
         return cfg.precision
     return "bf16-mixed" if accelerator == "gpu" and torch.cuda.is_bf16_supported() else "32-true"
+
+
+def device_of(accelerator: str) -> torch.device:
+    """torch's name for it."""
+    return torch.device("cuda" if accelerator == "gpu" else "cpu")
+
+
+def autocast(accelerator: str, precision: str) -> AbstractContextManager[object]:
+    """The context in which a forward pass has the precision, as Lightning's own is."""
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    return torch.autocast(device_of(accelerator).type, dtype, enabled=dtype is not None)
 
 
 def device_name(accelerator: str) -> str:

@@ -9,11 +9,14 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import pytorch_lightning as pl
 
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.training.build import Parts
+from tl_experiments.training.caching import Cached, cached_phase, describe
+from tl_experiments.training.environment import device_of
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.module import TransferModule
@@ -25,26 +28,48 @@ from tl_experiments.training.resume import ResumePoint, read_resume_point
 logger = logging.getLogger(__name__)
 
 
-def fit(
-    cfg: TrainConfig, parts: Parts, history: History, accelerator: str, precision: str
-) -> tuple[pl.Trainer, TransferModule]:
+@dataclass
+class Fitted:
+    """What a run's phases leave.
+
+    Args:
+        trainer: Of the last phase.
+        module: Of the last phase.
+        cached: The phases that trained on kept activations, by number.
+    """
+
+    trainer: pl.Trainer
+    module: TransferModule
+    cached: dict[int, Cached]
+
+
+def fit(cfg: TrainConfig, parts: Parts, history: History, accelerator: str, precision: str) -> Fitted:
     """One fit a phase, from the newest resume point in the run's folder; ``history`` then holds the chosen weights.
 
     The start of the last phase is validated too: it may be the best there is.
-
-    Returns:
-        The last phase's trainer and module.
     """
     _quieten_lightning()
     saver = _Saver(cfg, parts, history)
     point = saver.restore()
     done = point.step if point else 0
     accumulation = point.accumulation if point else cfg.trainer.accumulation
+    found: dict[int, Cached] = {}
+    parts.model.to(device_of(accelerator))
     for phase in parts.phases:
         if phase.end_step <= done and not phase.last:
             continue
         inside = point if point is not None and phase.first_step < point.step else None
-        module = TransferModule(cfg, parts, phase, history, point=inside, accumulation=accumulation, save=saver.save)
+        parts.model.begin(phase.phase)
+        cached = cached_phase(cfg, parts, phase, accelerator, precision)
+        if line := describe(cached):
+            logger.info("phase %d   %s", phase.number, line)
+        if isinstance(cached, Cached):
+            found[phase.number] = cached
+            cached.data.ensure(max(done, phase.first_step), phase.end_step)
+        module = TransferModule(
+            cfg, parts, phase, history, cached=found.get(phase.number),
+            point=inside, accumulation=accumulation, save=saver.save,
+        )  # fmt: skip
         trainer = _trainer(cfg, phase, len(module.chunks), history, accelerator, precision)
         if inside is not None:
             trainer.precision_plugin.load_state_dict(inside.precision)
@@ -54,7 +79,7 @@ def fit(
             if module.chunks and not module.out_of_patience():
                 trainer.fit(module)
         accumulation = module.accumulation
-    return trainer, module
+    return Fitted(trainer, module, found)
 
 
 def _trainer(

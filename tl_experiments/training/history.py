@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ class History:
         folder: The run's folder.
         steps_per_epoch: To tell epochs from steps.
         started: ``time.perf_counter()`` at the start of the run.
+        quiet: Whether validations go into the file alone, and not into the log.
     """
 
     folder: Path
@@ -36,7 +38,8 @@ class History:
     best: dict[str, float] = field(default_factory=dict)
     best_step: int = 0
     best_predictions: Predictions | None = None
-    _best_state: dict[str, Tensor] = field(default_factory=dict)
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    quiet: bool = False
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -44,16 +47,28 @@ class History:
 
     def enter(
         self,
-        model: nn.Module,
         phase: PhaseSteps,
         step: int,
         val: Predictions,
+        weights: Callable[[], dict[str, Tensor]],
         train_loss: float | None,
         now: float,
         lr: float | None = None,
+        metrics: dict[str, float] | None = None,
     ) -> None:
-        """Enter the validation after ``step`` optimizer steps of the run; ``lr`` is the highest rate of the last."""
-        metrics = val.metrics()
+        """Enter the validation after ``step`` optimizer steps of the run.
+
+        Args:
+            phase: In progress.
+            step: Optimizer steps done, over all phases.
+            val: Outputs on val.
+            weights: Copies of what the phase can change; called where this validation is the best yet.
+            train_loss: Mean since the last validation.
+            now: ``time.perf_counter()``.
+            lr: Highest rate of the last step.
+            metrics: Of ``val``, where they are known already.
+        """
+        metrics = val.metrics() if metrics is None else metrics
         line = {
             "step": step,
             "epoch": step / self.steps_per_epoch,
@@ -66,19 +81,20 @@ class History:
         self.lines.append(line)
         with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+        if phase.last and self._is_better(metrics):
+            self.best, self.best_step, self.best_predictions = metrics, step, val
+            self.best_state = weights()
+        if self.quiet:
+            return
         loss = "" if train_loss is None else f"  train loss {train_loss:.4f}"
         logger.info(
             "epoch %-6.4g val accuracy %.4f  nll %.4f%s  %.1f s",
             line["epoch"], metrics["accuracy"], metrics["nll"], loss, line["seconds"],
         )  # fmt: skip
-        if phase.last and self._is_better(metrics):
-            self.best, self.best_step, self.best_predictions = metrics, step, val
-            state = model.state_dict()
-            self._best_state = {name: state[name].detach().clone() for name in phase.changeable(model)}
 
     def restore_best(self, model: nn.Module) -> None:
         """Put the best weights back into the model."""
-        model.load_state_dict(self._best_state, strict=False)
+        model.load_state_dict(self.best_state, strict=False)
 
     def still_rising(self) -> bool:
         """Whether val accuracy reached a new best in the last quarter of the run."""
@@ -99,14 +115,14 @@ class History:
             "best": dict(self.best),
             "best_step": self.best_step,
             "best_predictions": None if best is None else (best.index, best.label, best.logits),
-            "best_state": self._best_state,
+            "best_state": self.best_state,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from ``state()``; ``metrics.jsonl`` is written anew as it was then."""
         self.lines, self.best, self.best_step = state["lines"], state["best"], state["best_step"]
         self.best_predictions = Predictions(*state["best_predictions"]) if state["best_predictions"] else None
-        self._best_state = state["best_state"]
+        self.best_state = state["best_state"]
         write_atomically(self.folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in self.lines))
 
     def _is_better(self, metrics: dict[str, float]) -> bool:

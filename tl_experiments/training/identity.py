@@ -24,8 +24,12 @@ def job_id(config: TrainConfig) -> str:
     content = dataclasses.asdict(config)
     for key in NOT_IN_THE_RESULT:
         group, _, leaf = key.rpartition(".")
-        (content[group] if group else content).pop(leaf)
-    content["feature_cache"] = {"views": config.feature_cache.views if config.augmentation.name != "none" else None}
+        (content[group] if group else content).pop(leaf, None)  # feature_cache=off has no hold_max_bytes
+    augmented = config.augmentation.name != "none"
+    content["feature_cache"] = {
+        "views": config.feature_cache.views if augmented else None,
+        "dtype": config.feature_cache.dtype,
+    }
     if config.head.is_solved:  # nothing is trained in steps
         content |= {"optimizer": None, "scheduler": None, "objective": None}
         content["trainer"] = {key: content["trainer"][key] for key in ("accelerator", "precision", "memory_format")}

@@ -14,7 +14,7 @@ from tl_experiments.records import LrCurve
 from tl_experiments.seeds import derive
 from tl_experiments.strategies.apply import param_groups
 from tl_experiments.training.build import Parts, build
-from tl_experiments.training.environment import choose_accelerator, choose_precision, environment
+from tl_experiments.training.environment import autocast, choose_accelerator, choose_precision, device_of, environment
 from tl_experiments.training.identity import arm
 from tl_experiments.training.optimization import build_optimizer
 from tl_experiments.training.phases import PhaseSteps
@@ -53,8 +53,7 @@ def _losses(
     cfg: LrConfig, parts: Parts, phase: PhaseSteps, accelerator: str, precision: str
 ) -> Iterator[tuple[float, float]]:
     """Base rate and training loss of each step."""
-    device = torch.device("cuda" if accelerator == "gpu" else "cpu")
-    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
+    device = device_of(accelerator)
     model = parts.model.to(device)
     model.begin(phase.phase)
     model.train()
@@ -68,7 +67,7 @@ def _losses(
             group["lr"] = rate * multiple
         batch = {name: tensor.to(device) for name, tensor in batch.items()}  # type: ignore[attr-defined, assignment]
         optimizer.zero_grad()
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+        with autocast(accelerator, precision):
             loss = parts.objective.loss(model.logits, batch)
         loss.backward()
         if cfg.trainer.gradient_clip_norm is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,19 +35,26 @@ def split_batch(batch: Batch, parts: int, smallest: int) -> list[Batch]:
     pieces = max(1, min(parts, len(batch["label"]) // smallest))
     if pieces == 1:
         return [batch]
-    columns = {name: tensor.tensor_split(pieces) for name, tensor in batch.items()}  # type: ignore[attr-defined]
+    columns = {name: _cut(value, pieces) for name, value in batch.items()}
     return [{name: column[piece] for name, column in columns.items()} for piece in range(pieces)]  # type: ignore[misc]
 
 
-def forward_in_parts(forward: Callable[[Tensor], Tensor], image: Tensor) -> Tensor:
+def _cut(value: Any, pieces: int) -> Sequence[Any]:
+    """A tensor, or each of several, in pieces."""
+    if isinstance(value, tuple):
+        return list(zip(*(_cut(tensor, pieces) for tensor in value), strict=True))
+    return cast(Tensor, value).tensor_split(pieces)
+
+
+def forward_in_parts(forward: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
     """``forward`` of a batch that is only evaluated; where memory does not hold it, of its halves."""
     try:
-        return forward(image)
+        return forward(batch)
     except RuntimeError as error:
-        if len(image) == 1 or not is_out_of_memory(error):
+        if len(batch["label"]) == 1 or not is_out_of_memory(error):
             raise
     release_memory()
-    return torch.cat([forward_in_parts(forward, half) for half in image.tensor_split(2)])
+    return torch.cat([forward_in_parts(forward, half) for half in split_batch(batch, 2, smallest=1)])
 
 
 class Statistics:

@@ -9,6 +9,19 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
+from tl_experiments.errors import DivergedError
+
+
+def first_non_finite(losses: Tensor) -> int | None:
+    """Position of the first loss that is not a number, of ``(n,)``."""
+    finite = torch.isfinite(losses)
+    return None if finite.all() else int((~finite).nonzero()[0])
+
+
+def diverged(what: str) -> DivergedError:
+    """The error of a run whose numbers ran away."""
+    return DivergedError("training", what, "lower optimizer.lr or optimizer.lr_factor")
+
 
 @dataclass(frozen=True)
 class Predictions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor
 
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.errors import DivergedError
 from tl_experiments.seeds import derive
 from tl_experiments.strategies.apply import param_groups
 from tl_experiments.training.audit import FreezeAudit, live_statistics
 from tl_experiments.training.build import Parts
+from tl_experiments.training.caching import Cached
 from tl_experiments.training.ema import Ema
 from tl_experiments.training.history import History
 from tl_experiments.training.memory import (
@@ -26,7 +27,7 @@ from tl_experiments.training.memory import (
     release_memory,
     split_batch,
 )
-from tl_experiments.training.metrics import Predictions
+from tl_experiments.training.metrics import Predictions, diverged, first_non_finite
 from tl_experiments.training.optimization import build_optimizer, schedule
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.resume import ResumePoint
@@ -43,6 +44,7 @@ class TransferModule(pl.LightningModule):
         parts: Model, data, objective. The model's state is the only thing that passes from phase to phase.
         phase: What trains, over which optimizer steps, in which chunks between validations.
         history: Where each validation is entered.
+        cached: The activations that the phase trains on; None computes its frozen part in every step.
         point: Where to go on; None begins the phase.
         accumulation: Parts in which each batch is computed.
         save: Called at the end of each chunk with what a resume needs.
@@ -55,6 +57,7 @@ class TransferModule(pl.LightningModule):
         phase: PhaseSteps,
         history: History,
         *,
+        cached: Cached | None,
         point: ResumePoint | None,
         accumulation: int,
         save: Callable[[TransferModule], None],
@@ -65,6 +68,7 @@ class TransferModule(pl.LightningModule):
         self.model = parts.model
         self.phase = phase
         self.history = history
+        self.data = parts.data if cached is None else cached.data
         self.accumulation = accumulation
         self.point = point
         self.chunks = phase.chunks_from(point.step if point else phase.first_step)
@@ -77,8 +81,9 @@ class TransferModule(pl.LightningModule):
         self._loss: Tensor | None = None  # of the step in progress
         self._losses: list[Tensor] = []
         parts.model.begin(phase.phase)
+        self._logits = parts.model.logits if cached is None else cached.logits
         backend = cfg.trainer.compile_backend  # compiled anew in each phase, which has gradients of its own
-        self._compute = torch.compile(parts.model.logits, backend=backend) if backend else parts.model.logits
+        self._compute = torch.compile(self._logits, backend=backend) if backend else self._logits
 
     @property
     def step(self) -> int:
@@ -88,10 +93,10 @@ class TransferModule(pl.LightningModule):
     # Data: Lightning asks for a loader at the start of each of its epochs, which are our chunks.
 
     def train_dataloader(self) -> Iterable[Any]:
-        return self.parts.data.train_batches(*self.chunks[self.trainer.current_epoch])
+        return self.data.train_batches(*self.chunks[self.trainer.current_epoch])
 
     def val_dataloader(self) -> Iterable[Any]:
-        return self.parts.data.eval_loader("val")
+        return self.data.eval_loader("val")
 
     # Training
 
@@ -215,12 +220,9 @@ class TransferModule(pl.LightningModule):
 
     def _refuse_non_finite_losses(self) -> None:
         """One transfer from the device a chunk, instead of one a step."""
-        finite = torch.isfinite(torch.stack(self._losses)).cpu()
-        if not finite.all():
-            first = self.step - len(finite) + int((~finite).nonzero()[0]) + 1
-            raise DivergedError(
-                "training", f"the loss is not finite at step {first}", "lower optimizer.lr or optimizer.lr_factor"
-            )
+        bad = first_non_finite(torch.stack(self._losses).cpu())
+        if bad is not None:
+            raise diverged(f"the loss is not finite at step {self.step - len(self._losses) + bad + 1}")
 
     # Validation and test
 
@@ -234,9 +236,9 @@ class TransferModule(pl.LightningModule):
 
     def _collect(self, batch: Batch, _index: int) -> None:
         if self.cfg.trainer.on_out_of_memory == "fail":
-            logits = self.model(batch["image"]).float()
+            logits = self._logits(batch).float()
         else:
-            logits = forward_in_parts(self.model, batch["image"]).float()
+            logits = forward_in_parts(self._logits, batch).float()
         self._outputs.append((batch["index"], batch["label"], logits))
 
     validation_step = _collect
@@ -247,9 +249,7 @@ class TransferModule(pl.LightningModule):
         self._outputs.clear()
         self.predictions = Predictions(index, label, logits)
         if not self.predictions.finite():
-            raise DivergedError(
-                "training", f"outputs are not finite at step {self.step}", "lower optimizer.lr or optimizer.lr_factor"
-            )
+            raise diverged(f"outputs are not finite at step {self.step}")
         return self.predictions
 
     def on_validation_epoch_end(self) -> None:
@@ -259,7 +259,8 @@ class TransferModule(pl.LightningModule):
         self._losses.clear()
         lr = self._last_lr() if train_loss is not None else None
         val = self._gather()
-        self.history.enter(self.model, self.phase, self.step, val, train_loss, time.perf_counter(), lr)
+        weights = partial(self.phase.weights, self.model)
+        self.history.enter(self.phase, self.step, val, weights, train_loss, time.perf_counter(), lr)
         if self.out_of_patience():
             logger.info("stopping  after step %d of %d: val got no better", self.step, self.phase.end_step)
             self.trainer.should_stop = True

@@ -11,11 +11,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.items import Split
 from tl_experiments.records import write_atomically
+from tl_experiments.training.history import History
 from tl_experiments.training.metrics import Predictions
 
 PREDICTIONS_FILE = "predictions.parquet"
+
+
+def write_results(folder: Path, data: TransferDataModule, history: History, test: Predictions) -> Path:
+    """Write the predictions of a finished run on val, as they were when it was chosen, and on test."""
+    assert history.best_predictions is not None
+    splits: dict[Split, Predictions] = {"val": history.best_predictions, "test": test}
+    return write_predictions(folder, splits, {split: data.item_ids(split) for split in splits}, data.spec.classes)
 
 
 def write_predictions(

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from tl_experiments.types import Phase
 
@@ -56,6 +56,11 @@ class PhaseSteps:
         """Names in the model's state of everything that the phase can change: its parameters and all buffers."""
         frozen = {name for name, _ in model.named_parameters()} - self.phase.lr_multiplier.keys()
         return [name for name in model.state_dict() if name not in frozen]
+
+    def weights(self, model: nn.Module) -> dict[str, Tensor]:
+        """Copies of everything that the phase can change."""
+        state = model.state_dict()
+        return {name: state[name].detach().clone() for name in self.changeable(model)}
 
 
 def phase_steps(plan: Sequence[Phase], steps_per_epoch: int, epochs: int) -> tuple[PhaseSteps, ...]:

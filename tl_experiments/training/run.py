@@ -9,17 +9,15 @@ from pathlib import Path
 import torch
 
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.data.items import Split
 from tl_experiments.records import RECORD_FILE, RunRecord
-from tl_experiments.training.account import make_record, write_start
+from tl_experiments.training.account import Trained, make_record, training_notes, write_start
 from tl_experiments.training.build import build
 from tl_experiments.training.checkpoint import write_checkpoint
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name
 from tl_experiments.training.fit import fit
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id, runs_folder
-from tl_experiments.training.metrics import Predictions
-from tl_experiments.training.outputs import write_predictions
+from tl_experiments.training.outputs import write_results
 from tl_experiments.training.resume import remove_resume_points
 from tl_experiments.training.summary import layout_table, summary_lines
 
@@ -56,17 +54,23 @@ def run(cfg: TrainConfig, folder: Path | str | None = None) -> RunRecord:
     (target / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
     write_start(target, cfg, identity, parts.lr)
     history = History(target, parts.data.steps_per_epoch, started)
-    trainer, module = fit(cfg, parts, history, accelerator, precision)
+    fitted = fit(cfg, parts, history, accelerator, precision)
+    module = fitted.module
 
     history.restore_best(parts.model)
-    trainer.test(module, dataloaders=parts.data.eval_loader("test"), verbose=False)
+    fitted.trainer.test(module, dataloaders=module.data.eval_loader("test"), verbose=False)
     assert module.predictions is not None
-    assert history.best_predictions is not None
-    splits: dict[Split, Predictions] = {"val": history.best_predictions, "test": module.predictions}
-    classes = parts.data.spec.classes
-    write_predictions(target, splits, {split: parts.data.item_ids(split) for split in splits}, classes)
+    write_results(target, parts.data, history, module.predictions)
     write_checkpoint(target, cfg, identity, parts)
-    record = make_record(cfg, identity, parts, history, module, accelerator, precision)
+    work = {
+        "images_decoded": parts.data.images_decoded,
+        "images_encoded": sum(cached.data.encoded for cached in fitted.cached.values()),
+        "cached_phases": sorted(fitted.cached),
+        "together": 1,
+    }
+    notes = training_notes(cfg, module)
+    trained = Trained(module.predictions, module.step, module.accumulation, work, notes)
+    record = make_record(cfg, identity, parts, history, trained, accelerator, precision)
     record.write(target)
     remove_resume_points(target)
     if cfg.debug.evaluate_on_train:

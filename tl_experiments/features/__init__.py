@@ -1,0 +1,1 @@
+"""What a frozen prefix makes of images: computed once, kept as rows, trained on."""

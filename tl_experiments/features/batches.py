@@ -1,0 +1,82 @@
+"""Batches of kept activations: the same items in the same order as the batches of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from tl_experiments.data.datamodule import TransferDataModule
+from tl_experiments.data.dataset import Batches
+from tl_experiments.features.activations import Activations, Indices
+from tl_experiments.types import Batch
+
+
+@dataclass(frozen=True)
+class CachedData:
+    """What ``TransferDataModule`` gives as images, given as activations.
+
+    Args:
+        data: Items, labels, and which of them make up which batch.
+        evaluation: Of images as they are.
+        training: Views of training images, which epochs go through in turn; ``evaluation`` alone where none is random.
+    """
+
+    data: TransferDataModule
+    evaluation: Activations
+    training: Sequence[Activations]
+
+    @property
+    def encoded(self) -> int:
+        """Images that this process has encoded for it."""
+        return sum(one.encoded for one in {id(one): one for one in (self.evaluation, *self.training)}.values())
+
+    def ensure(self, first_step: int, end_step: int) -> None:
+        """Encode what the steps [first_step, end_step) train on, and val."""
+        needed: dict[int, set[int]] = {}
+        for epoch, positions in self.data.step_positions(first_step, end_step):
+            needed.setdefault(epoch % len(self.training), set()).update(positions.tolist())
+        val = self.data.items("val")
+        for view, found in needed.items():
+            items = self.data.items("train")[np.fromiter(sorted(found), np.int64)]
+            activations = self.training[view]
+            activations.ensure(np.concatenate([items, val]) if activations is self.evaluation else items)
+        self.evaluation.ensure(val)
+
+    def ensure_all(self, datasets: Sequence[TransferDataModule]) -> None:
+        """Encode all images that runs over these divisions of the dataset look at."""
+        train = np.unique(np.concatenate([data.items("train") for data in datasets]))
+        seen = np.unique(np.concatenate([data.items(split) for data in datasets for split in ("val", "test")]))
+        if self.evaluation in self.training:
+            seen = np.union1d(train, seen)
+        self.evaluation.ensure(seen)
+        for activations in self.training:
+            activations.ensure(train)
+
+    def train_batches(self, first_step: int, end_step: int) -> Batches:
+        """As ``TransferDataModule.train_batches``."""
+
+        def start() -> Iterator[Batch]:
+            items = self.data.items("train")
+            for epoch, positions in self.data.step_positions(first_step, end_step):
+                yield self._batch(self.training[epoch % len(self.training)], items[positions])
+
+        return Batches(start, end_step - first_step)
+
+    def eval_loader(self, split: Literal["val", "test"]) -> Batches:
+        """As ``TransferDataModule.eval_loader``."""
+        plan = self.data.eval_items(split)
+
+        def start() -> Iterator[Batch]:
+            self.evaluation.ensure(self.data.items(split))
+            for items in plan:
+                yield self._batch(self.evaluation, items)
+
+        return Batches(start, len(plan))
+
+    def _batch(self, activations: Activations, items: Indices) -> Batch:
+        index = torch.from_numpy(items)
+        return {"activations": activations.batch(items), "label": self.data.labels(items), "index": index}

@@ -1,0 +1,156 @@
+"""Whether a phase trains on kept activations, and on which."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from tl_experiments.cache.store import Store
+from tl_experiments.config.datasets import CutMix, MixUp
+from tl_experiments.config.running import FeatureCacheAuto
+from tl_experiments.config.schema import TrainConfig
+from tl_experiments.features.activations import Activations
+from tl_experiments.features.batches import CachedData
+from tl_experiments.features.keys import activation_key
+from tl_experiments.features.memory_table import MemoryTable
+from tl_experiments.features.rows import columns_of, row_bytes
+from tl_experiments.features.split import Split, split
+from tl_experiments.training.build import Parts
+from tl_experiments.training.environment import autocast, device_of
+from tl_experiments.training.phases import PhaseSteps
+from tl_experiments.types import Batch
+
+# Bytes that are read and floating-point operations that are done in the same time, as a rule of thumb: 1 GB/s from a
+# disk to 50 GFLOP/s of a core; 10 GB/s from memory to 20 TFLOP/s of a GPU. No measurement, so that the same run takes
+# the same way everywhere.
+_FLOPS_A_BYTE = {"cpu": 50, "gpu": 2000}
+_LEAST_VISITS = 1.5  # of each image: encoding costs one
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A phase that trains on kept activations.
+
+    Args:
+        split: The model, cut.
+        data: The batches of its tail.
+        row_bytes: Kept of one image.
+    """
+
+    split: Split
+    data: CachedData
+    row_bytes: int
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Those of a batch of activations."""
+        return cast(Tensor, self.split.tail(*batch["activations"]))
+
+
+def store_of(cfg: TrainConfig) -> Store:
+    """Where decoded images and activations are kept."""
+    folder = cfg.feature_cache.dir or Path(cfg.output_dir, ".cache")
+    return Store(Path(os.path.expandvars(folder)).expanduser(), cfg.feature_cache.max_bytes)
+
+
+def cached_phase(cfg: TrainConfig, parts: Parts, phase: PhaseSteps, accelerator: str, precision: str) -> Cached | str:
+    """What the phase trains on if it need not compute its frozen part anew, or in a few words why it must.
+
+    The model stands on its device and has begun the phase; its frozen part is as the phase will use it.
+    """
+    if reason := _rules_out(cfg):
+        return reason
+    if phase.phase.lr_multiplier.keys() >= parts.model.layout.blocks[0].parameters.keys():
+        return "nothing is frozen"
+    if _visits(parts, phase) < _LEAST_VISITS:
+        return "the phase sees most images once"
+    cut = split(parts.model, phase.phase)
+    if isinstance(cut, str):
+        return cut
+    return open_activations(cfg, parts, cut, accelerator, precision)
+
+
+def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: str, precision: str) -> Cached | str:
+    """The tables of a cut, or in a few words why they are no use."""
+    assert isinstance(cfg.feature_cache, FeatureCacheAuto)
+    data, device = parts.data, device_of(accelerator)
+    dtype = getattr(torch, cfg.feature_cache.dtype) if cfg.feature_cache.dtype else None
+    sample = torch.zeros(2, data.spec.channels, *2 * [data.image_size], dtype=torch.uint8, device=device)
+    with torch.no_grad(), autocast(accelerator, precision):
+        columns = columns_of(cut.prefix(sample), dtype)
+    size = row_bytes(columns)
+    if cut.flops < _FLOPS_A_BYTE[accelerator] * size:
+        return f"its frozen part, up to {cut.cut}, is computed faster than {size:,} bytes an image are read"
+    views: Sequence[int | None] = range(cfg.feature_cache.views or 0) if _augmented(cfg) else [None]
+    store, rows = store_of(cfg), data.n_items
+    found: dict[int | None, Activations] = {}
+    for view in dict.fromkeys([None, *views]):
+        facts = {
+            "data": data.source_fingerprint,
+            "transform": data.describe(view),
+            "backbone": f"{cfg.backbone.name} {dict(cfg.backbone.kwargs)}",
+            "precision": f"{accelerator} {precision} {cfg.trainer.memory_format} {columns}",
+        }
+        about = {
+            "kind": "activations",
+            "dataset": cfg.dataset.name,
+            "backbone": cfg.backbone.name,
+            "cut": cut.cut,
+            "view": "" if view is None else str(view),
+        }
+        hold = _hold_bytes(cfg.feature_cache, device)
+        table = store.open(activation_key(cut, facts), size, rows, about)
+        if table is None and rows * size > hold:
+            return f"{rows * size:,} bytes of activations fit neither into {store.folder} nor into memory"
+        found[view] = Activations(
+            MemoryTable(size) if table is None else table,
+            columns,
+            cut.prefix,
+            partial(data.images, view=view),
+            partial(autocast, accelerator, precision),
+            device,
+            hold,
+        )
+    return Cached(cut, CachedData(data, found[None], [found[view] for view in views]), size)
+
+
+def _rules_out(cfg: TrainConfig) -> str | None:
+    if not isinstance(cfg.feature_cache, FeatureCacheAuto):
+        return "feature_cache=off"
+    if isinstance(cfg.augmentation, (MixUp, CutMix)):
+        return f"augmentation={cfg.augmentation.name} mixes images"
+    if _augmented(cfg) and cfg.feature_cache.views is None:
+        return f"augmentation={cfg.augmentation.name} makes each view anew (feature_cache.views=k would keep k)"
+    return None
+
+
+def _augmented(cfg: TrainConfig) -> bool:
+    return cfg.augmentation.name != "none"
+
+
+def _visits(parts: Parts, phase: PhaseSteps) -> float:
+    """Times that the phase looks at an image, on the mean over those that it looks at at all."""
+    sizes, epochs = parts.data.spec.sizes, phase.steps / parts.data.steps_per_epoch
+    looks = epochs * sizes["train"] + len(phase.chunks) * sizes["val"]
+    return looks / (min(1.0, epochs) * sizes["train"] + sizes["val"])
+
+
+def _hold_bytes(cfg: FeatureCacheAuto, device: torch.device) -> int:
+    if cfg.hold_max_bytes is not None:
+        return cfg.hold_max_bytes
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info()[0] // 2
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
+
+
+def describe(cached: Cached | str) -> str | None:
+    """What the log says about it; None where there is nothing that a reader did not know."""
+    if isinstance(cached, Cached):
+        return f"trains on activations kept after {cached.split.cut}, {cached.row_bytes:,} bytes an image"
+    return None if cached in ("nothing is frozen", "feature_cache=off") else f"computes its frozen part anew: {cached}"

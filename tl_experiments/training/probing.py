@@ -1,0 +1,161 @@
+"""Heads on fixed features: the runs of a group, trained in one computation and without Lightning."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tl_experiments.backbones.timm_backbone import TimmBackbone
+from tl_experiments.config.schema import TrainConfig
+from tl_experiments.data.datamodule import TransferDataModule
+from tl_experiments.errors import TrainingError, UserError
+from tl_experiments.features.split import split
+from tl_experiments.records import RECORD_FILE, RunRecord
+from tl_experiments.training.account import Trained, make_record, write_start
+from tl_experiments.training.build import Parts, assemble, open_backbone, open_data
+from tl_experiments.training.caching import Cached, open_activations
+from tl_experiments.training.checkpoint import write_checkpoint
+from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name, device_of
+from tl_experiments.training.groups import SharedWork
+from tl_experiments.training.history import History
+from tl_experiments.training.identity import job_id
+from tl_experiments.training.outputs import write_results
+from tl_experiments.training.solving import solve
+from tl_experiments.training.stacks import Outcome, Probe, Progress, stacks, train_stack
+from tl_experiments.training.summary import summary_lines
+
+logger = logging.getLogger(__name__)
+
+_WRITERS = 8  # a file is synced to the disk in several times the time that writing it takes
+
+
+def train_probes(
+    jobs: Sequence[tuple[TrainConfig, Path]], shared: SharedWork, done: frozenset[int], progress: Progress
+) -> Iterator[tuple[int, RunRecord | UserError]]:
+    """Train runs with equal ``group_key``; yields each one's record, or what a user can mend, as it ends.
+
+    Args:
+        jobs: Configs and folders.
+        shared: What to do for other tasks on the way.
+        done: Positions that take part because the group fixes the others' last bits, and of which nothing is written.
+        progress: ``progress(position, done, total)``, called at every validation.
+    """
+    started = time.perf_counter()
+    first = jobs[0][0]
+    accelerator = choose_accelerator(first.trainer)
+    precision = choose_precision(first.trainer, accelerator)
+    probes: list[Probe] = []
+    for opened in _open_all(jobs, open_backbone(first).to(device_of(accelerator)), started):
+        if isinstance(opened, Probe):
+            probes.append(opened)
+        else:
+            yield opened
+    if not probes:
+        return
+    lead, wanted = probes[0], [probe for probe in probes if probe.position not in done]
+    for line in summary_lines(lead.cfg, lead.parts, device_name(accelerator), precision):
+        logger.info(line)
+    if len(probes) > 1:
+        logger.info("together  %d heads on the same features; the lines above are those of the first", len(probes))
+    cached = _features(lead, accelerator, precision)
+    work = _encode(cached, probes)
+    with ThreadPoolExecutor(_WRITERS) as writers:
+        list(writers.map(_begin, wanted))
+        for stack in stacks(probes):
+            train = solve if lead.cfg.head.is_solved else train_stack
+            ended = dict(zip((probe.position for probe in stack), train(stack, cached.data, progress), strict=True))
+            share = (time.perf_counter() - started) / len(jobs)
+            write = partial(_finish, accelerator=accelerator, precision=precision, share=share, together=len(probes))
+            mine = [probe for probe in stack if probe in wanted]
+            costs = [work, *({} for _ in mine[1:])]  # what all share is entered once
+            for probe, result in zip(
+                mine, writers.map(write, mine, [ended[p.position] for p in mine], costs), strict=True
+            ):
+                yield probe.position, result
+            work = {}
+
+
+def _open_all(
+    jobs: Sequence[tuple[TrainConfig, Path]], backbone: TimmBackbone, started: float
+) -> Iterator[Probe | tuple[int, UserError]]:
+    """Each run's parts; what is wrong with one costs only that one."""
+    datasets: dict[str, TransferDataModule] = {}
+    lead: Parts | None = None
+    for position, (cfg, folder) in enumerate(jobs):
+        few = cfg.dataset.shots is not None or cfg.dataset.label_fraction is not None
+        seed = cfg.seed if few and cfg.dataset.subset_seed is None else None
+        key = json.dumps([dataclasses.asdict(cfg.dataset), dataclasses.asdict(cfg.debug), seed], sort_keys=True)
+        try:
+            if key not in datasets:
+                datasets[key] = open_data(cfg, backbone)
+            data = datasets[key].ordered(cfg.seed, cfg.trainer.batch_size, cfg.trainer.eval_batch_size)
+            same = lead is not None and cfg.head == jobs[0][0].head
+            parts = assemble(cfg, data, backbone, lead.model.layout if lead is not None and same else None)
+        except UserError as error:
+            yield position, error
+            continue
+        lead = lead or parts
+        history = History(folder, data.steps_per_epoch, started, quiet=len(jobs) > 1)
+        yield Probe(position, cfg, parts, history)
+
+
+def _features(lead: Probe, accelerator: str, precision: str) -> Cached:
+    """Where the features of the frozen backbone are kept."""
+    phase = lead.parts.phases[0].phase
+    lead.parts.model.begin(phase)
+    lead.parts.model.eval()
+    cut = split(lead.parts.model, phase)
+    cached = cut if isinstance(cut, str) else open_activations(lead.cfg, lead.parts, cut, accelerator, precision)
+    if isinstance(cached, str):
+        raise TrainingError("feature_cache", cached, "feature_cache=off computes features in every step")
+    return cached
+
+
+def _encode(cached: Cached, probes: Sequence[Probe]) -> dict[str, Any]:
+    """Encode what is missing of all runs' images; returns what that took."""
+    begun = time.perf_counter()
+    cached.data.ensure_all([probe.parts.data for probe in probes])
+    seconds = time.perf_counter() - begun
+    logger.info("features  %d images encoded in %.1f s, the rest was there", cached.data.encoded, seconds)
+    decoded = cached.data.data.images_decoded
+    return {"images_decoded": decoded, "images_encoded": cached.data.encoded, "encode_s": round(seconds, 3)}
+
+
+def _begin(probe: Probe) -> None:
+    (probe.history.folder / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
+    write_start(probe.history.folder, probe.cfg, job_id(probe.cfg), probe.parts.lr)
+
+
+def _finish(
+    probe: Probe,
+    outcome: Outcome | UserError,
+    work: Mapping[str, Any],
+    *,
+    accelerator: str,
+    precision: str,
+    share: float,
+    together: int,
+) -> RunRecord | UserError:
+    """Write everything that a run leaves, the record last."""
+    if isinstance(outcome, UserError):
+        return outcome
+    cfg, parts, history = probe.cfg, probe.parts, probe.history
+    folder, identity = history.folder, job_id(cfg)
+    history.restore_best(parts.model)
+    write_results(folder, parts.data, history, outcome.test)
+    write_checkpoint(folder, cfg, identity, parts)
+    counts = {"images_decoded": 0, "images_encoded": 0, "cached_phases": [0], "together": together, **work}
+    notes = outcome.notes
+    if together > 1:
+        notes = (*notes, f"Trained in one computation with {together - 1} more; its seconds are its share of that.")
+    trained = Trained(outcome.test, outcome.last_step, 1, counts, notes)
+    record = make_record(cfg, identity, parts, history, trained, accelerator, precision, share)
+    record.write(folder)
+    return record

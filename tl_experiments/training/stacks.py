@@ -1,0 +1,213 @@
+"""Runs whose heads see the same batches in the same order, trained as one tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tl_experiments.config.optimization import AdamW
+from tl_experiments.config.schema import TrainConfig
+from tl_experiments.errors import UserError
+from tl_experiments.features.batches import CachedData
+from tl_experiments.probes import updates
+from tl_experiments.probes.metrics import metrics_of_each
+from tl_experiments.probes.stack import ProbeStack, logits
+from tl_experiments.training.build import Parts
+from tl_experiments.training.history import History
+from tl_experiments.training.metrics import Predictions, diverged, first_non_finite
+from tl_experiments.training.optimization import schedule
+from tl_experiments.training.phases import PhaseSteps
+
+Progress = Callable[[int, int, int], None]
+
+_MOST_OUTPUTS = 2**27  # numbers that the heads of a stack give for val, all together
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One run of a group.
+
+    Args:
+        position: In the group.
+        cfg: Of the run.
+        parts: What it works with; the backbone is everybody's.
+        history: Its validations, and its folder.
+    """
+
+    position: int
+    cfg: TrainConfig
+    parts: Parts
+    history: History
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What training leaves beside the history.
+
+    Args:
+        test: Outputs on test, with the weights that val chose.
+        last_step: Optimizer steps done.
+        notes: What was handled on the way, in whole sentences.
+    """
+
+    test: Predictions
+    last_step: int
+    notes: tuple[str, ...] = ()
+
+
+def stacks(probes: Sequence[Probe]) -> list[list[Probe]]:
+    """Those that see the same batches in the same order, with an optimizer of one kind, together."""
+    found: dict[str, list[Probe]] = {}
+    for probe in probes:
+        cfg, data = probe.cfg, probe.parts.data
+        optimizer = dataclasses.asdict(cfg.optimizer) | {"lr": None, "lr_factor": None, "weight_decay": None}
+        batches = [data.spec.fingerprint, cfg.seed, cfg.trainer.batch_size, cfg.trainer.max_epochs]
+        used = [data.items(split).tobytes().hex() for split in ("train", "val", "test")]
+        key = json.dumps([*batches, *used, optimizer, dataclasses.asdict(cfg.head)], sort_keys=True)
+        found.setdefault(key, []).append(probe)
+    cut: list[list[Probe]] = []
+    for group in found.values():
+        spec = group[0].parts.data.spec
+        most = max(1, _MOST_OUTPUTS // (max(spec.sizes["val"], spec.sizes["test"]) * len(spec.classes)))
+        cut += [group[start : start + most] for start in range(0, len(group), most)]
+    return cut
+
+
+def train_stack(stack: Sequence[Probe], cached: CachedData, progress: Progress) -> list[Outcome | UserError]:
+    """Train the heads of a stack; in its order what each leaves, or how it diverged."""
+    run = _Run(stack, dataclasses.replace(cached, data=stack[0].parts.data), progress)
+    for phase in stack[0].parts.phases:
+        run.train(phase)
+    return run.test()
+
+
+class _Run:
+    """A stack on its way.
+
+    Args:
+        stack: Runs with equal batches.
+        data: Of the first, which is everybody's.
+        progress: Called at every validation.
+    """
+
+    def __init__(self, stack: Sequence[Probe], data: CachedData, progress: Progress) -> None:
+        self.stack, self.data, self.progress = stack, data, progress
+        self.device = data.evaluation.device
+        self.errors: dict[int, UserError] = {}
+        self._weight = torch.stack([_linear(probe).weight for probe in stack]).detach().to(self.device)
+        self._bias = torch.stack([_linear(probe).bias for probe in stack]).detach().to(self.device)
+
+    def train(self, phase: PhaseSteps) -> None:
+        """One phase, validated at the start if it is the last, and after each of its chunks."""
+        heads = self._heads()
+        rates = self._rates(phase)
+        if phase.last:
+            self._validate(heads, phase, phase.first_step, None)
+        for first, end in phase.chunks:
+            losses = []
+            for number, batch in enumerate(self.data.train_batches(first, end), start=first - phase.first_step):
+                features = batch["activations"][0].float()
+                losses.append(heads.step(features, batch["label"].to(self.device), rates[number]))
+            self._validate(heads, phase, end, torch.stack(losses).cpu())
+        self._weight, self._bias = heads.weight, heads.bias
+
+    def test(self) -> list[Outcome | UserError]:
+        """Outputs on test, each head with the weights that val chose."""
+        best = [probe.history.best_state for probe in self.stack]
+        weight, bias = (
+            torch.stack([state.get(f"head.{name}", now) for state, now in zip(best, held, strict=True)]).to(self.device)
+            for name, held in (("weight", self._weight), ("bias", self._bias))
+        )
+        index, label, outputs = self._outputs(weight, bias, "test")
+        last = self.stack[0].parts.phases[-1].end_step
+        for number, output in enumerate(outputs):
+            if number not in self.errors and not torch.isfinite(output).all():
+                self.errors[number] = diverged(f"outputs are not finite at step {last}")
+        outcomes = [Outcome(Predictions(index, label, output), last) for output in outputs]
+        return [self.errors.get(number, outcome) for number, outcome in enumerate(outcomes)]
+
+    def _heads(self) -> ProbeStack:
+        configs = [probe.cfg for probe in self.stack]
+        return ProbeStack(
+            self._weight,
+            self._bias,
+            _update(configs[0]),
+            weight_decay=[cfg.optimizer.weight_decay for cfg in configs],
+            label_smoothing=[cfg.objective.label_smoothing for cfg in configs],
+            clip_norm=[cfg.trainer.gradient_clip_norm for cfg in configs],
+        )
+
+    def _rates(self, phase: PhaseSteps) -> Tensor:
+        """Learning rate of each head at each step of the phase, ``(steps, K)``."""
+        (multiple,) = set(phase.phase.lr_multiplier.values())  # the head is one layer
+        columns = []
+        for probe in self.stack:
+            multiplier = schedule(probe.cfg.scheduler, phase.steps)
+            columns.append([probe.parts.lr * multiple * multiplier(step) for step in range(phase.steps)])
+        return torch.tensor(columns).T.contiguous().to(self.device)
+
+    def _validate(self, heads: ProbeStack, phase: PhaseSteps, step: int, losses: Tensor | None) -> None:
+        """Enter the validation after ``step`` steps; ``losses`` are those since the last, ``(steps, K)``."""
+        index, label, outputs = self._outputs(heads.weight, heads.bias, "val")
+        metrics = metrics_of_each(outputs, label)
+        now = time.perf_counter()
+        for number, probe in enumerate(self.stack):
+            if number in self.errors:
+                continue
+            if losses is not None and (bad := first_non_finite(losses[:, number])) is not None:
+                self.errors[number] = diverged(f"the loss is not finite at step {step - len(losses) + bad + 1}")
+            elif not torch.isfinite(outputs[number]).all():
+                self.errors[number] = diverged(f"outputs are not finite at step {step}")
+            else:
+                train_loss = None if losses is None else float(losses[:, number].mean())
+                lr = None if losses is None else self._last_lr(probe, phase, step)
+                val = Predictions(index, label, outputs[number])
+                probe.history.enter(
+                    phase, step, val, _Weights(heads, number), train_loss, now, lr, metrics[number]
+                )  # fmt: skip
+            self.progress(probe.position, step, probe.parts.phases[-1].end_step)
+
+    def _last_lr(self, probe: Probe, phase: PhaseSteps, step: int) -> float:
+        highest = max(phase.phase.lr_multiplier.values())
+        return probe.parts.lr * highest * schedule(probe.cfg.scheduler, phase.steps)(step - 1 - phase.first_step)
+
+    def _outputs(self, weight: Tensor, bias: Tensor, split: Literal["val", "test"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Items ``(n,)``, labels ``(n,)`` and logits ``(K, n, C)``, on the CPU."""
+        index, label, outputs = [], [], []
+        for batch in self.data.eval_loader(split):
+            index.append(batch["index"])
+            label.append(batch["label"])
+            outputs.append(logits(weight, bias, batch["activations"][0].float()).cpu())
+        return torch.cat(index), torch.cat(label), torch.cat(outputs, dim=1)
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Copies of one head of a stack, under the names of its model."""
+
+    heads: ProbeStack
+    number: int
+
+    def __call__(self) -> dict[str, Tensor]:
+        return {
+            "head.weight": self.heads.weight[self.number].clone(),
+            "head.bias": self.heads.bias[self.number].clone(),
+        }
+
+
+def _linear(probe: Probe) -> Any:
+    return probe.parts.model.head
+
+
+def _update(cfg: TrainConfig) -> updates.AdamW | updates.SGD:
+    if isinstance(cfg.optimizer, AdamW):
+        return updates.AdamW((cfg.optimizer.betas[0], cfg.optimizer.betas[1]))
+    assert cfg.optimizer.name == "sgd", "group_key lets no other optimizer through"
+    return updates.SGD(cfg.optimizer.momentum, cfg.optimizer.nesterov)
