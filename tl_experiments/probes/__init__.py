@@ -1,0 +1,1 @@
+"""Heads on fixed features, many at once: trained in one computation, or solved."""
