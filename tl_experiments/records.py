@@ -137,6 +137,12 @@ class RunRecord:
     schema_version: int = SCHEMA_VERSION
 
     @property
+    def best_epoch(self) -> float:
+        """Passes over the training images at ``best_step``."""
+        last = self.phases[-1]
+        return self.best_step * self.config["trainer"]["max_epochs"] / (last["first_step"] + last["steps"])
+
+    @property
     def is_debug_run(self) -> bool:
         """Whether ``debug=`` changed what was trained on or measured."""
         debug = self.config.get("debug")

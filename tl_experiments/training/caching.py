@@ -152,5 +152,5 @@ def _hold_bytes(cfg: FeatureCacheAuto, device: torch.device) -> int:
 def describe(cached: Cached | str) -> str | None:
     """What the log says about it; None where there is nothing that a reader did not know."""
     if isinstance(cached, Cached):
-        return f"trains on activations kept after {cached.split.cut}, {cached.row_bytes:,} bytes an image"
+        return f"trains on activations kept {cached.split.cut}, {cached.row_bytes:,} bytes an image"
     return None if cached in ("nothing is frozen", "feature_cache=off") else f"computes its frozen part anew: {cached}"

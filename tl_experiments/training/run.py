@@ -9,15 +9,18 @@ from pathlib import Path
 import torch
 
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.errors import UserError
 from tl_experiments.records import RECORD_FILE, RunRecord
 from tl_experiments.training.account import Trained, make_record, training_notes, write_start
 from tl_experiments.training.build import build
 from tl_experiments.training.checkpoint import write_checkpoint
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name
 from tl_experiments.training.fit import fit
+from tl_experiments.training.groups import ALONE, SharedWork, group_key
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id, runs_folder
 from tl_experiments.training.outputs import write_results
+from tl_experiments.training.probing import train_probes
 from tl_experiments.training.resume import remove_resume_points
 from tl_experiments.training.summary import layout_table, summary_lines
 
@@ -29,20 +32,34 @@ def layout(cfg: TrainConfig) -> str:
     return layout_table(build(cfg))
 
 
-def run(cfg: TrainConfig, folder: Path | str | None = None) -> RunRecord:
+def run(cfg: TrainConfig, folder: Path | str | None = None, shared: SharedWork = ALONE) -> RunRecord:
     """Train one job and write its folder: metrics, predictions, checkpoint, and last the record.
 
     Args:
         cfg: From ``compose``.
         folder: Where to write; by default ``<output_dir>/<name or "runs">/<job id>``.
+        shared: What to do for others on the way.
 
     Raises:
         UserError: What is wrong with config, data or weights, before training; ``DivergedError`` and
             ``TrainingError`` during it.
     """
-    started = time.perf_counter()
     identity = job_id(cfg)
     target = Path(folder) if folder is not None else runs_folder(cfg) / (cfg.name or "runs") / identity
+    return _run_alone(cfg, target, identity) if group_key(cfg) is None else _run_probe(cfg, target, shared)
+
+
+def _run_probe(cfg: TrainConfig, folder: Path, shared: SharedWork) -> RunRecord:
+    """A head on fixed features: a group of one."""
+    ((_, result),) = train_probes([(cfg, folder)], shared, frozenset(), lambda *_: None)
+    if isinstance(result, UserError):
+        raise result
+    _say(result, folder)
+    return result
+
+
+def _run_alone(cfg: TrainConfig, target: Path, identity: str) -> RunRecord:
+    started = time.perf_counter()
     accelerator = choose_accelerator(cfg.trainer)
     precision = choose_precision(cfg.trainer, accelerator)
     if accelerator == "gpu":
@@ -73,12 +90,16 @@ def run(cfg: TrainConfig, folder: Path | str | None = None) -> RunRecord:
     record = make_record(cfg, identity, parts, history, trained, accelerator, precision)
     record.write(target)
     remove_resume_points(target)
-    if cfg.debug.evaluate_on_train:
-        learnt, n = record.metrics["test"]["accuracy"], parts.data.spec.sizes["train"]
+    _say(record, target)
+    return record
+
+
+def _say(record: RunRecord, folder: Path) -> None:
+    if record.config["debug"]["evaluate_on_train"]:
+        learnt, n = record.metrics["test"]["accuracy"], record.data["sizes"]["train"]
         logger.info("overfit   learnt %d of %d images by heart", round(learnt * n), n)
     logger.info(
         "test      accuracy %.4f  macro F1 %.4f  nll %.4f  with the weights of epoch %.4g  %.1f s -> %s",
         *(record.metrics["test"][name] for name in ("accuracy", "macro_f1", "nll")),
-        record.best_step / parts.data.steps_per_epoch, record.wall_clock_s, target,
+        record.best_epoch, record.wall_clock_s, folder,
     )  # fmt: skip
-    return record
