@@ -84,8 +84,8 @@ def train(cfg, tmp_path, *, wake=False):
                 parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
     before = {name: tensor.clone() for name, tensor in parts.model.state_dict().items()}
     history = History(tmp_path, parts.data.steps_per_epoch, time.perf_counter())
-    trainer, module = fit(cfg, parts, history, "cpu", "32-true")
-    return before, parts, trainer, module
+    fitted = fit(cfg, parts, history, "cpu", "32-true")
+    return before, parts, fitted.trainer, fitted.module
 
 
 def train_watching_rates(cfg, tmp_path, *, wake=False):

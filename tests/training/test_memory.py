@@ -112,7 +112,7 @@ def test_an_optimizer_without_memory_for_its_state_ends_the_run(tiny, tmp_path, 
 
     monkeypatch.setattr(torch.optim.SGD, "step", failing)
     with pytest.raises(torch.OutOfMemoryError):
-        run(tiny("optimizer=sgd"), tmp_path)
+        run(tiny("optimizer=sgd", "feature_cache=off"), tmp_path)
     assert count == 1
 
 
@@ -132,13 +132,13 @@ def test_images_that_are_only_evaluated_are_halved(tiny, tmp_path, monkeypatch):
         sizes.append(len(image))
         return forward(self, image)
 
-    whole = run(tiny("trainer.eval_batch_size=359"), tmp_path / "whole")
+    whole = run(tiny("trainer.eval_batch_size=359", "feature_cache=off"), tmp_path / "whole")
     monkeypatch.setattr(TransferModel, "forward", limited)
-    halved = run(tiny("trainer.eval_batch_size=359"), tmp_path / "halved")
+    halved = run(tiny("trainer.eval_batch_size=359", "feature_cache=off"), tmp_path / "halved")
     assert max(sizes) <= 100
     assert halved.metrics["test"]["nll"] == pytest.approx(whole.metrics["test"]["nll"], rel=1e-6)
     with pytest.raises(torch.OutOfMemoryError):
-        run(tiny("trainer.eval_batch_size=359", "trainer.on_out_of_memory=fail"), tmp_path / "fail")
+        run(tiny("trainer.eval_batch_size=359", "feature_cache=off", "trainer.on_out_of_memory=fail"), tmp_path / "fail")
 
 
 def test_out_of_memory_can_end_the_run(tiny, tmp_path, small_memory):
@@ -154,7 +154,7 @@ def test_what_does_not_fit_one_by_one_ends_the_run(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(TransferModel, "forward", never)
     with pytest.raises(torch.OutOfMemoryError):
-        run(tiny(), tmp_path)
+        run(tiny("feature_cache=off"), tmp_path)
 
 
 def test_gradient_checkpointing_updates_statistics_once(tiny, tmp_path):
