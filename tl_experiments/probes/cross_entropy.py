@@ -36,23 +36,21 @@ class CrossEntropy:
         return losses
 
     def gradient_(self, log_p: Tensor, labels: Tensor) -> Tensor:
-        """Turn ``log_p`` into B times the gradient of the losses with respect to the logits, in place.
-
-        The factor 1 / B is left to the product that follows, where it costs nothing.
-        """
+        """Turn ``log_p`` into the gradient of the losses with respect to the logits, in place."""
         n_heads, n_classes, n = log_p.shape
         one_hot = torch.zeros(n_classes, n, dtype=log_p.dtype, device=log_p.device)
         one_hot.scatter_(0, labels[None], 1.0)
         p = log_p.exp_()
         if self.class_weight is None:
             if self.smoothing is None:
-                return p.sub_(one_hot)
+                return p.sub_(one_hot).div_(n)
             kept = (1 - self.smoothing).view(n_heads, 1, 1)
-            return p.addcmul_(one_hot, kept, value=-1).sub_((self.smoothing / n_classes).view(n_heads, 1, 1))
+            p.addcmul_(one_hot, kept, value=-1).sub_((self.smoothing / n_classes).view(n_heads, 1, 1))
+            return p.div_(n)
         pull = one_hot * self._sample_weight(labels)[:, None]  # what each logit is drawn to, its sum is the push
         if self.smoothing is not None:
             pull = pull.lerp(self._spread_weight(labels) / n_classes, self.smoothing.view(n_heads, 1, 1))
-        return p.mul_(pull.sum(1, keepdim=True)).sub_(pull)
+        return p.mul_(pull.sum(1, keepdim=True)).sub_(pull).div_(n)
 
     def _sample_weight(self, labels: Tensor) -> Tensor:
         """The weight of each image's class, ``(K, B)``, over the mean of the batch, as torch's mean has it."""

@@ -95,10 +95,9 @@ class ProbeStack:
         torch.addmm(self.bias.view(-1, 1), weight, features.T, out=logits.view(len(weight), -1))
         torch.log_softmax(logits, 1, out=log_p)
         losses = self._loss.loss(log_p, labels)
-        slope = self._loss.gradient_(log_p, labels).view(len(weight), -1)
-        product, total = self._gradient.weight.view(-1, dim), self._gradient.bias.view(-1)
-        torch.addmm(product, slope, features, beta=0, alpha=1 / len(features), out=product)
-        torch.sum(slope, 1, out=total).div_(len(features))
+        slope = self._loss.gradient_(log_p, labels)
+        torch.mm(slope.view(len(weight), -1), features, out=self._gradient.weight.view(-1, dim))
+        torch.sum(slope, 2, out=self._gradient.bias)
         self._clip()
         self._update.apply(self._heads, self._gradient, lr, self._weight_decay)
         return losses
