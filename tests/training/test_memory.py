@@ -138,7 +138,9 @@ def test_images_that_are_only_evaluated_are_halved(tiny, tmp_path, monkeypatch):
     assert max(sizes) <= 100
     assert halved.metrics["test"]["nll"] == pytest.approx(whole.metrics["test"]["nll"], rel=1e-6)
     with pytest.raises(torch.OutOfMemoryError):
-        run(tiny("trainer.eval_batch_size=359", "feature_cache=off", "trainer.on_out_of_memory=fail"), tmp_path / "fail")
+        run(
+            tiny("trainer.eval_batch_size=359", "feature_cache=off", "trainer.on_out_of_memory=fail"), tmp_path / "fail"
+        )
 
 
 def test_out_of_memory_can_end_the_run(tiny, tmp_path, small_memory):

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
+import torch
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
 
@@ -106,6 +107,18 @@ def build_backbone(cfg: BackboneConfig, seed: int, channels: int = 3, *, tokens:
     spec = _input_spec(net, cfg.preprocessing, channels)
     try_out(net.module, net.name, net.kwargs, spec.image_size, channels)
     return _loaded(net, cfg, spec, tokens=tokens)
+
+
+def input_spec(cfg: BackboneConfig, channels: int = 3) -> InputSpec:
+    """What ``build_backbone`` would want to see, without its weights: the net is built without memory.
+
+    Raises:
+        ConfigError: timm refuses an argument, or the net does not take images of that size.
+    """
+    with torch.device("meta"):
+        size = cfg.preprocessing.image_size
+        net = create_net(cfg.name, cfg.kwargs, size, 0, for_weights=not starts_random(cfg), channels=channels)
+    return _input_spec(net, cfg.preprocessing, channels)
 
 
 def restore_backbone(path: Path, facts: Mapping[str, Any], *, tokens: bool = False) -> TimmBackbone:

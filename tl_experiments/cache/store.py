@@ -24,8 +24,8 @@ from tl_experiments.records import write_atomically
 logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of tables on disk; those of another one are removed
+_OURS = "tl_experiments table"  # folders that do not say so are never touched, wherever dir= points
 LIMIT_FILE = "limit.json"
-DIGESTS = "digests"  # folder of what is known about files; not a table
 _LOCKS = "locks"
 _SPARE_BYTES = 1 << 30  # of the disk, which checkpoints and records may need
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,119}")
@@ -44,6 +44,7 @@ class Entry:
         size_bytes: On disk.
         last_used: Unix time of the last opening or closing.
         in_use: Whether a living process has it open.
+        reserved_bytes: That it takes when it is filled as far as was said when it was opened.
     """
 
     key: str
@@ -115,7 +116,7 @@ class Store:
 
     def _open(self, key: str, row_bytes: int, rows: int, about: Mapping[str, str]) -> Table | None:
         folder = self.folder / key
-        found = _describe(folder)
+        found = _describe(_content(folder))
         if found is None or found["row_bytes"] != row_bytes:
             if _in_use(folder):
                 return None
@@ -124,12 +125,17 @@ class Store:
         rows = max(rows, found["rows"]) if found else rows
         if not self._make_room(key, rows * (row_bytes + _INDEX_BYTES)):
             return None
-        text = json.dumps({"format": FORMAT, "row_bytes": row_bytes, "rows": rows, "about": dict(about)}, indent=2)
+        content = {"what": _OURS, "format": FORMAT, "row_bytes": row_bytes, "rows": rows, "about": dict(about)}
+        text = json.dumps(content, indent=2)
         write_atomically(folder / ABOUT_FILE, text)
         limit = json.dumps({"max_bytes": self.max_bytes})
         if not (self.folder / LIMIT_FILE).exists() or (self.folder / LIMIT_FILE).read_text() != limit:
             write_atomically(self.folder / LIMIT_FILE, limit)
-        used = try_hold(folder / "uses" / f"{os.getpid()}-{secrets.token_hex(4)}")
+        uses = folder / "uses"
+        for path in uses.iterdir() if uses.is_dir() else ():
+            if holder(path) is None:  # its process was killed
+                path.unlink(missing_ok=True)
+        used = try_hold(uses / f"{os.getpid()}-{secrets.token_hex(4)}")
         assert used is not None, "nobody else has this name"
         table = Table(folder, row_bytes, text, used)
         weakref.finalize(table, used.release)  # at the latest when the process ends
@@ -196,36 +202,44 @@ def limit_of(folder: Path) -> int | None:
 def _folders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return [path for path in folder.iterdir() if path.is_dir() and path.name not in (_LOCKS, DIGESTS)]
+    return [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
-def _describe(folder: Path) -> dict[str, Any] | None:
-    """What a table's folder says about it, or None where it is of another format or not readable."""
+def _content(folder: Path) -> dict[str, Any] | None:
+    """What a table's folder says about it, or None of a folder that is no table."""
     try:
         content = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-        if content["format"] != FORMAT:
+        return content if content["what"] == _OURS else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _describe(content: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The same in a form to rely on, or None of another format."""
+    try:
+        if content is None or content["format"] != FORMAT:
             return None
         about = {str(name): str(value) for name, value in content["about"].items()}
         return {"row_bytes": int(content["row_bytes"]), "rows": int(content["rows"]), "about": about}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def _entry(folder: Path) -> Entry | None:
-    """A table of any format; None of a folder that another process is removing."""
-    if folder.name.startswith("."):
+    content = _content(folder)
+    if content is None:
         return None
-    found = _describe(folder) or {"row_bytes": 0, "rows": 0, "about": {"kind": "of another version"}}
+    found = _describe(content) or {"row_bytes": 0, "rows": 0, "about": {"kind": "of another version"}}
     rows = size = 0
     try:
-        last_used = (folder / ABOUT_FILE).stat().st_mtime if (folder / ABOUT_FILE).exists() else 0.0
+        last_used = (folder / ABOUT_FILE).stat().st_mtime
         with os.scandir(folder) as files:
             for file in files:
                 size += file.stat().st_size if file.is_file() else 0
                 match = SEGMENT.fullmatch(file.name)
                 rows += int(match[2]) if match else 0
     except FileNotFoundError:
-        return None
+        return None  # another process is removing it
     reserved = found["rows"] * (found["row_bytes"] + _INDEX_BYTES)
     return Entry(folder.name, found["about"], rows, found["row_bytes"], size, last_used, _in_use(folder), reserved)
 

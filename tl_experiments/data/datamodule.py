@@ -14,7 +14,8 @@ from torch import Tensor
 from tl_experiments.config.datasets import Augmentation, Dataset, NoAugmentation
 from tl_experiments.data.batches import batch_notes, eval_batches, step_batches, steps_per_epoch
 from tl_experiments.data.dataset import Batches, ImageItems, Preloaded, decode, live_batches
-from tl_experiments.data.items import SPLITS, Split, fingerprint
+from tl_experiments.data.decoded import DecodedImages, Shared
+from tl_experiments.data.items import SPLITS, Source, Split, fingerprint
 from tl_experiments.data.mixing import mixed
 from tl_experiments.data.sources import open_dataset
 from tl_experiments.data.splits import Indices, few
@@ -38,11 +39,14 @@ class TransferDataModule(pl.LightningDataModule):
         num_workers: Processes that decode images which are not held in memory.
         images_per_split: Use at most this many of each split.
         evaluate_on_train: Val and test are the training images.
+        source: The dataset, listed already.
+        decoded: Its images, which runs share.
 
     Attributes:
         spec: Classes, sizes, fingerprint and notes. The fingerprint covers contents and splits, not the label subset.
         steps_per_epoch: Training batches an epoch.
-        images_decoded: Images decoded so far, over all splits.
+        images_decoded: Images decoded so far, over all splits; those that come from ``decoded`` only where it had to
+            decode them.
 
     Raises:
         DataError: The dataset cannot be used as it stands.
@@ -60,9 +64,11 @@ class TransferDataModule(pl.LightningDataModule):
         num_workers: int,
         images_per_split: int | None = None,
         evaluate_on_train: bool = False,
+        source: Source | None = None,
+        decoded: DecodedImages | None = None,
     ) -> None:
         super().__init__()
-        opened = open_dataset(cfg, seed)
+        opened = open_dataset(cfg, seed, source=decoded.source if decoded else source)
         source, used = opened.source, few(opened.used, images_per_split, evaluate_on_train)
         self._source, self._splits = source, used
         sizes: dict[str, int] = {split: used.indices[split].size for split in SPLITS}
@@ -80,7 +86,8 @@ class TransferDataModule(pl.LightningDataModule):
         self._augmentation, self._geometry, self._seed = augmentation, geometry, seed
         self._batch_size, self._eval_batch_size, self._num_workers = batch_size, eval_batch_size, num_workers
         self._preload_max_bytes = cfg.preload_max_bytes
-        self._preloaded: dict[Split, Preloaded] = {}
+        self._held: dict[Split, Preloaded | Shared] = {}
+        self._decoded = decoded if decoded is not None and decoded.holds(geometry) else None
 
     def item_ids(self, split: Split) -> tuple[str, ...]:
         """Ids of the split's images, in the order of ``eval_loader``."""
@@ -140,10 +147,14 @@ class TransferDataModule(pl.LightningDataModule):
             items: Of the source.
             view: Number of a random view, the same under every seed; None is the image as it is.
         """
-        augmentation = NoAugmentation(name="none") if view is None else self._augmentation
-        transform = train_transform(augmentation, self._geometry)
+        if view is None and self._decoded is not None:
+            before = self._decoded.decoded
+            images = self._decoded.batch(items, self._geometry)
+            self.images_decoded += self._decoded.decoded - before
+            return images
         self.images_decoded += items.size
-        return decode(self._source, items, transform, view)
+        augmentation = NoAugmentation(name="none") if view is None else self._augmentation
+        return decode(self._source, items, train_transform(augmentation, self._geometry), view)
 
     def train_batches(self, first_step: int, end_step: int) -> Batches:
         """The batches of the steps [first_step, end_step), counted over the whole run.
@@ -169,16 +180,23 @@ class TransferDataModule(pl.LightningDataModule):
 
     def _make(self, split: Split, augmentation: Augmentation, plan: Iterable[tuple[int, Indices]]) -> Iterator[Batch]:
         indices, size = self._splits.indices[split], self._geometry.image_size
-        transform = train_transform(augmentation, self._geometry)
         fits = indices.size * self.spec.channels * size * size <= self._preload_max_bytes
-        if fits and isinstance(augmentation, NoAugmentation):
-            if split not in self._preloaded:
-                self._preloaded[split] = Preloaded(self._source, indices, transform)
-                self.images_decoded += indices.size
+        if isinstance(augmentation, NoAugmentation) and (fits or self._decoded is not None):
+            if split not in self._held:
+                self._held[split] = self._hold(indices)
             for _, positions in plan:
-                yield self._preloaded[split].batch(positions)
+                yield self._held[split].batch(positions)
         else:
-            images = ImageItems(self._source, indices, transform, self._seed)
+            images = ImageItems(self._source, indices, train_transform(augmentation, self._geometry), self._seed)
             for batch in live_batches(images, plan, self._num_workers):
                 self.images_decoded += len(batch["label"])
                 yield batch
+
+    def _hold(self, indices: Indices) -> Preloaded | Shared:
+        """The split's images as they are in every epoch: shared with other runs, or else in memory."""
+        if self._decoded is not None:
+            shared = Shared(self._decoded, self._geometry, indices)
+            self.images_decoded += shared.decoded
+            return shared
+        self.images_decoded += indices.size
+        return Preloaded(self._source, indices, train_transform(NoAugmentation(name="none"), self._geometry))

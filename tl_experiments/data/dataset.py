@@ -18,7 +18,7 @@ from tl_experiments.data.transforms import Transform, sample_seed, seeded
 from tl_experiments.errors import DataError
 from tl_experiments.types import Batch
 
-_DECODING_THREADS = 8  # Pillow decodes and resizes without the GIL
+DECODING_THREADS = 8  # Pillow decodes and resizes without the GIL
 
 
 class ImageItems(Dataset[Batch]):
@@ -89,7 +89,7 @@ def decode(source: Source, indices: Indices, transform: Transform, view: int | N
     def fill(position: int) -> None:
         images[position] = load(int(indices[position]))
 
-    with ThreadPoolExecutor(min(_DECODING_THREADS, os.cpu_count() or 1)) as threads:
+    with ThreadPoolExecutor(min(DECODING_THREADS, os.cpu_count() or 1)) as threads:
         for _ in threads.map(fill, range(1, len(indices))):
             pass
     return images

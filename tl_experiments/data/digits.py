@@ -19,4 +19,4 @@ def open_digits() -> Source:
     images = np.rint(bunch.images * (255 / _BRIGHTEST)).astype(np.uint8)
     classes = tuple(str(name) for name in bunch.target_names)
     items = tuple(Item(f"digits/{number}", int(label)) for number, label in enumerate(bunch.target))
-    return Source(classes, items, partial(grey_image, images), partial(pixels, images))
+    return Source(classes, items, partial(grey_image, images), partial(pixels, images), decoded_in_memory=True)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from tl_experiments.data.decode import ARRAY, load_image
+from tl_experiments.data.digests import file_digests
 from tl_experiments.data.items import SPLITS, Item, Picture, Source, Split, fingerprint
 from tl_experiments.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ARRAY})
 LAYOUT = "root/train|val|test/<class>/<image> or root/<class>/<image>"
 _KEY = "dataset.root"
-_HASHING_THREADS = 8  # hashing releases the GIL and waits for the disk
 
 _Folders = dict[tuple[Split | None, str], list[str]]  # (split, class) -> names of its images
 
 
-def open_image_folder(root: str, allow_empty: bool, channels: int = 3) -> Source:
+def open_image_folder(root: str, allow_empty: bool, channels: int = 3, digests: Path | None = None) -> Source:
     """Read ``root/train|val|test/<class>/<image>`` or ``root/<class>/<image>``.
 
     The splits' folders must have exactly these names, and images stand directly in their class's folder: what lies
@@ -32,6 +30,7 @@ def open_image_folder(root: str, allow_empty: bool, channels: int = 3) -> Source
         root: The folder; ``~`` and environment variables are expanded.
         allow_empty: Leave class folders without an image out, with a note, instead of refusing them.
         channels: That every image is loaded with; see ``load_image``.
+        digests: Folder in which the files' digests are remembered; None reads every file for the fingerprint.
 
     Raises:
         DataError: The root is missing, a file, empty or laid out otherwise; there is no train split; a class folder is
@@ -53,7 +52,10 @@ def open_image_folder(root: str, allow_empty: bool, channels: int = 3) -> Source
         for file in files:
             paths.append("/".join(filter(None, (split, name, file))))
             items.append(Item(paths[-1], label[name], split))
-    load, contents = partial(_load, folder, tuple(paths), channels), partial(_digests, folder, tuple(paths))
+    load, contents = (
+        partial(_load, folder, tuple(paths), channels),
+        partial(file_digests, folder, tuple(paths), digests),
+    )
     listing = fingerprint(paths, (str(_size(folder / path)) for path in paths))
     return Source(classes, tuple(items), load, contents, notes, listing)
 
@@ -121,19 +123,6 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1  # a dangling link: named when it is read
-
-
-def _digests(root: Path, paths: tuple[str, ...]) -> list[bytes]:
-    with ThreadPoolExecutor(_HASHING_THREADS) as threads:
-        return list(threads.map(partial(_digest, root), paths))
-
-
-def _digest(root: Path, path: str) -> bytes:
-    try:
-        with open(root / path, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
-    except OSError as error:
-        raise DataError(str(root / path), f"cannot be read ({error.strerror})", "replace or remove the file") from error
 
 
 def _load(root: Path, paths: tuple[str, ...], channels: int, index: int) -> Picture:

@@ -44,6 +44,7 @@ class Source:
         notes: What a reader of the results must know about the source.
         listing: sha256 over the items' ids and sizes on disk: cheap, so that a later command sees that images came or
             went without reading them. Empty where the items are part of a package.
+        decoded_in_memory: Whether ``load`` only takes an image out of an array: nothing to gain from a cache.
     """
 
     classes: tuple[str, ...]
@@ -52,6 +53,7 @@ class Source:
     contents: Callable[[], Iterable[str | bytes]]
     notes: tuple[str, ...] = ()
     listing: str = ""
+    decoded_in_memory: bool = False
 
     @cached_property
     def fingerprint(self) -> str:

@@ -41,7 +41,7 @@ def open_letters(images_per_class: int, size: int, render_seed: int) -> Source:
     images = np.stack([render(classes[label], size, [render_seed, label, number]) for label, number in keys])
     items = tuple(Item(f"letters/{classes[label]}/{number}", label) for label, number in keys)
     options = f"size={size} render_seed={render_seed}".encode()
-    return Source(classes, items, partial(grey_image, images), partial(pixels, images, options))
+    return Source(classes, items, partial(grey_image, images), partial(pixels, images, options), decoded_in_memory=True)
 
 
 def render(letter: str, size: int, seed: list[int]) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tl_experiments.config.datasets import Dataset, Digits, ImageFolder, Letters
 from tl_experiments.data.digits import open_digits
@@ -12,8 +13,12 @@ from tl_experiments.data.letters import open_letters
 from tl_experiments.data.splits import Splits, assign_splits, subset
 
 
-def open_source(cfg: Dataset) -> Source:
+def open_source(cfg: Dataset, digests: Path | None = None) -> Source:
     """List a dataset's items; nothing is decoded.
+
+    Args:
+        cfg: The dataset.
+        digests: Folder in which digests of files are remembered, see ``file_digests``; None remembers none.
 
     Raises:
         DataError: The dataset cannot be used as it stands.
@@ -25,7 +30,7 @@ def open_source(cfg: Dataset) -> Source:
             return open_letters(cfg.images_per_class, cfg.size, cfg.render_seed)
         case ImageFolder():
             assert cfg.root is not None, "the schema refuses a missing root"
-            return open_image_folder(cfg.root, cfg.allow_empty, cfg.channels)
+            return open_image_folder(cfg.root, cfg.allow_empty, cfg.channels, digests)
 
 
 @dataclass(frozen=True)
@@ -43,17 +48,20 @@ class OpenDataset:
     used: Splits
 
 
-def open_dataset(cfg: Dataset, seed: int) -> OpenDataset:
+def open_dataset(cfg: Dataset, seed: int, *, digests: Path | None = None, source: Source | None = None) -> OpenDataset:
     """Open a dataset and divide it; needs no torch and decodes nothing, so it also serves as a check before a run.
 
     Args:
         cfg: The dataset.
         seed: The run's: of the label subset, where ``subset_seed`` is null.
+        digests: As in ``open_source``.
+        source: What ``open_source`` gave for this dataset, if it was opened already.
 
     Raises:
         DataError: The dataset cannot be used as it stands.
     """
-    source = open_source(cfg)
+    if source is None:
+        source = open_source(cfg, digests)
     whole = assign_splits(
         source.items,
         source.classes,

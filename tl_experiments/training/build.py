@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from tl_experiments.backbones.layout import layout_of
 from tl_experiments.backbones.report import WeightsReport
-from tl_experiments.backbones.timm_backbone import TimmBackbone, build_backbone
+from tl_experiments.backbones.timm_backbone import InputSpec, TimmBackbone, build_backbone, input_spec
+from tl_experiments.cache.store import Store
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
+from tl_experiments.data.decoded import DecodedImages
+from tl_experiments.data.items import Source
+from tl_experiments.data.sources import open_source
 from tl_experiments.data.transforms import Geometry
 from tl_experiments.errors import ConfigError
 from tl_experiments.heads import build_head
 from tl_experiments.objectives import build_objective
 from tl_experiments.seeds import derive
 from tl_experiments.strategies.plans import check_plan
+from tl_experiments.training.groups import ALONE, SharedWork
 from tl_experiments.training.model import TransferModel
 from tl_experiments.training.optimization import check_optimizer
 from tl_experiments.training.phases import PhaseSteps, phase_steps
@@ -44,14 +51,18 @@ class Parts:
     notes: tuple[str, ...]
 
 
-def build(cfg: TrainConfig) -> Parts:
+def build(cfg: TrainConfig, shared: SharedWork = ALONE) -> Parts:
     """Build data, model and plan.
+
+    Args:
+        cfg: Of the run.
+        shared: What to do for others on the way.
 
     Raises:
         UserError: Whatever is wrong with the data, the weights or the plan.
     """
     backbone = open_backbone(cfg)
-    return assemble(cfg, open_data(cfg, backbone), backbone)
+    return assemble(cfg, open_data(cfg, open_images(cfg, backbone, shared)), backbone)
 
 
 def open_backbone(cfg: TrainConfig) -> TimmBackbone:
@@ -64,17 +75,58 @@ def open_backbone(cfg: TrainConfig) -> TimmBackbone:
     return build_backbone(cfg.backbone, seed, cfg.dataset.channels, tokens=cfg.head.reads_tokens)
 
 
-def open_data(cfg: TrainConfig, backbone: TimmBackbone) -> TransferDataModule:
-    """The dataset as the backbone sees it.
+def store_of(cfg: TrainConfig) -> Store:
+    """Where decoded images and activations are kept."""
+    folder = cfg.feature_cache.dir or Path(cfg.output_dir, ".cache")
+    return Store(Path(os.path.expandvars(folder)).expanduser(), cfg.feature_cache.max_bytes)
+
+
+@dataclass(frozen=True)
+class OpenImages:
+    """A dataset as a backbone sees it, however it is divided.
+
+    Args:
+        source: Listed.
+        geometry: What the backbone sees.
+        decoded: Images that runs share; None where nobody else would want them.
+    """
+
+    source: Source
+    geometry: Geometry
+    decoded: DecodedImages | None
+
+
+def open_images(cfg: TrainConfig, backbone: TimmBackbone, shared: SharedWork) -> OpenImages:
+    """List the dataset, and find the images of it that are decoded already.
 
     Raises:
         DataError: The dataset cannot be used as it stands.
     """
-    spec = backbone.input_spec
+    store, channels = store_of(cfg), cfg.dataset.channels
+    source = open_source(cfg.dataset, digests=store.folder)
+    geometry = _geometry(backbone.input_spec)
+    if not shared.keep_decoded:
+        return OpenImages(source, geometry, None)
+    others = [_geometry(input_spec(other, channels)) for other in shared.backbones if other != cfg.backbone]
+    return OpenImages(source, geometry, DecodedImages(source, [geometry, *others], channels, store))
+
+
+def _geometry(spec: InputSpec) -> Geometry:
+    return Geometry(spec.image_size, spec.interpolation, spec.crop_fraction)
+
+
+def open_data(cfg: TrainConfig, images: OpenImages) -> TransferDataModule:
+    """The dataset, divided as the run wants it.
+
+    Raises:
+        DataError: It cannot be divided so.
+    """
     return TransferDataModule(
         cfg.dataset,
         cfg.augmentation,
-        Geometry(spec.image_size, spec.interpolation, spec.crop_fraction),
+        images.geometry,
+        source=images.source,
+        decoded=images.decoded,
         seed=cfg.seed,
         batch_size=cfg.trainer.batch_size,
         eval_batch_size=cfg.trainer.eval_batch_size,

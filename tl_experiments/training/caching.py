@@ -6,13 +6,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from tl_experiments.cache.store import Store
 from tl_experiments.config.datasets import CutMix, MixUp
 from tl_experiments.config.running import FeatureCacheAuto
 from tl_experiments.config.schema import TrainConfig
@@ -22,7 +20,7 @@ from tl_experiments.features.keys import activation_key
 from tl_experiments.features.memory_table import MemoryTable
 from tl_experiments.features.rows import columns_of, row_bytes
 from tl_experiments.features.split import Split, split
-from tl_experiments.training.build import Parts
+from tl_experiments.training.build import Parts, store_of
 from tl_experiments.training.environment import autocast, device_of
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.types import Batch
@@ -51,12 +49,6 @@ class Cached:
     def logits(self, batch: Batch) -> Tensor:
         """Those of a batch of activations."""
         return cast(Tensor, self.split.tail(*batch["activations"]))
-
-
-def store_of(cfg: TrainConfig) -> Store:
-    """Where decoded images and activations are kept."""
-    folder = cfg.feature_cache.dir or Path(cfg.output_dir, ".cache")
-    return Store(Path(os.path.expandvars(folder)).expanduser(), cfg.feature_cache.max_bytes)
 
 
 def cached_phase(cfg: TrainConfig, parts: Parts, phase: PhaseSteps, accelerator: str, precision: str) -> Cached | str:

@@ -19,7 +19,7 @@ from tl_experiments.errors import TrainingError, UserError
 from tl_experiments.features.split import split
 from tl_experiments.records import RECORD_FILE, RunRecord
 from tl_experiments.training.account import Trained, make_record, write_start
-from tl_experiments.training.build import Parts, assemble, open_backbone, open_data
+from tl_experiments.training.build import OpenImages, Parts, assemble, open_backbone, open_data, open_images
 from tl_experiments.training.caching import Cached, open_activations
 from tl_experiments.training.checkpoint import write_checkpoint
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name, device_of
@@ -52,7 +52,9 @@ def train_probes(
     accelerator = choose_accelerator(first.trainer)
     precision = choose_precision(first.trainer, accelerator)
     probes: list[Probe] = []
-    for opened in _open_all(jobs, open_backbone(first).to(device_of(accelerator)), started):
+    backbone = open_backbone(first)
+    images = open_images(first, backbone, shared)
+    for opened in _open_all(jobs, backbone.to(device_of(accelerator)), images, started):
         if isinstance(opened, Probe):
             probes.append(opened)
         else:
@@ -83,7 +85,7 @@ def train_probes(
 
 
 def _open_all(
-    jobs: Sequence[tuple[TrainConfig, Path]], backbone: TimmBackbone, started: float
+    jobs: Sequence[tuple[TrainConfig, Path]], backbone: TimmBackbone, images: OpenImages, started: float
 ) -> Iterator[Probe | tuple[int, UserError]]:
     """Each run's parts; what is wrong with one costs only that one."""
     datasets: dict[str, TransferDataModule] = {}
@@ -94,7 +96,7 @@ def _open_all(
         key = json.dumps([dataclasses.asdict(cfg.dataset), dataclasses.asdict(cfg.debug), seed], sort_keys=True)
         try:
             if key not in datasets:
-                datasets[key] = open_data(cfg, backbone)
+                datasets[key] = open_data(cfg, images)
             data = datasets[key].ordered(cfg.seed, cfg.trainer.batch_size, cfg.trainer.eval_batch_size)
             same = lead is not None and cfg.head == jobs[0][0].head
             parts = assemble(cfg, data, backbone, lead.model.layout if lead is not None and same else None)

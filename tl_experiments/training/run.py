@@ -46,7 +46,7 @@ def run(cfg: TrainConfig, folder: Path | str | None = None, shared: SharedWork =
     """
     identity = job_id(cfg)
     target = Path(folder) if folder is not None else runs_folder(cfg) / (cfg.name or "runs") / identity
-    return _run_alone(cfg, target, identity) if group_key(cfg) is None else _run_probe(cfg, target, shared)
+    return _run_alone(cfg, target, identity, shared) if group_key(cfg) is None else _run_probe(cfg, target, shared)
 
 
 def _run_probe(cfg: TrainConfig, folder: Path, shared: SharedWork) -> RunRecord:
@@ -58,14 +58,14 @@ def _run_probe(cfg: TrainConfig, folder: Path, shared: SharedWork) -> RunRecord:
     return result
 
 
-def _run_alone(cfg: TrainConfig, target: Path, identity: str) -> RunRecord:
+def _run_alone(cfg: TrainConfig, target: Path, identity: str, shared: SharedWork) -> RunRecord:
     started = time.perf_counter()
     accelerator = choose_accelerator(cfg.trainer)
     precision = choose_precision(cfg.trainer, accelerator)
     if accelerator == "gpu":
         torch.cuda.reset_peak_memory_stats()
 
-    parts = build(cfg)
+    parts = build(cfg, shared)
     for line in summary_lines(cfg, parts, device_name(accelerator), precision):
         logger.info(line)
     (target / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
