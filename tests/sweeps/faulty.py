@@ -42,3 +42,17 @@ class RunsOutOfMemory(TrainConfig):
 
         torch.empty(2**50)
         raise AssertionError
+
+
+class KilledInCompany(TrainConfig):
+    """Kills its process the first time; ``output_dir`` remembers it."""
+
+    def base_lr(self) -> float:
+        from pathlib import Path
+
+        mark = Path(self.output_dir, "was-killed")
+        if not mark.exists():
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().base_lr()

@@ -68,6 +68,16 @@ class Ledger:
         for job_id, overrides in jobs:
             self.jobs.setdefault(job_id, Entry(job_id, list(overrides)))
 
+    def regroup(self, groups: Sequence[Sequence[str]]) -> None:
+        """Enter which jobs are trained in one computation; they leave the groups in which they were before.
+
+        A group keeps its order and is kept as long as its jobs are in no other, also when they are done: an unfinished
+        one of them is to be computed as it was.
+        """
+        moved = {job_id for group in groups for job_id in group}
+        kept = [[job_id for job_id in group if job_id not in moved] for group in self.plan.get("groups", [])]
+        self.plan["groups"] = [group for group in kept if group] + [list(group) for group in groups]
+
     def write(self) -> None:
         """Replace ``sweep.json`` atomically."""
         content = {

@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.errors import UserError
+from tl_experiments.training.ending import how_it_ended
 from tl_experiments.training.groups import SharedWork
 from tl_experiments.training.run import run
 
 Ended = Callable[[int, str, str | None, float], None]
+Progress = Callable[[int, int, int], None]
 
 
-def run_together(jobs: Sequence[tuple[TrainConfig, Path]], shared: SharedWork, ended: Ended) -> None:
-    """Train the jobs of one task; ``ended(position, state, cause, seconds)`` is called as each ends."""
+def unwatched(position: int, done: int, total: int) -> None:
+    """Nobody looks at the progress."""
+
+
+def run_together(
+    jobs: Sequence[tuple[TrainConfig, Path]],
+    shared: SharedWork,
+    ended: Ended,
+    done: frozenset[int] = frozenset(),
+    progress: Progress = unwatched,
+) -> None:
+    """Train the jobs of one task.
+
+    Args:
+        jobs: Configs with equal ``group_key``, or one; each with its folder.
+        shared: What the task may do for others.
+        ended: ``ended(position, state, cause, seconds)``, called as each job ends; one that a user can mend, or that
+            diverged, costs only itself.
+        done: Positions that have ended in an earlier attempt: they take part where that fixes the others' last bits,
+            and nothing is written or called for them.
+        progress: ``progress(position, done, total)``, steps of the job's training; may be called at every step.
+
+    Raises:
+        Exception: Whatever ends the whole task: the jobs that have not ended can be tried again in smaller tasks,
+            unless it is a UserError.
+    """
+    del shared, progress  # jobs one after the other have neither
     for position, (config, folder) in enumerate(jobs):
-        record = run(config, folder)
-        ended(position, "ok", None, record.wall_clock_s)
+        if position in done:
+            continue
+        started = time.perf_counter()
+        try:
+            run(config, folder)
+        except UserError as error:
+            ended(position, *how_it_ended(error), time.perf_counter() - started)
+        else:
+            ended(position, "ok", None, time.perf_counter() - started)
