@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tl_experiments import interrupt
 from tl_experiments.errors import OK, SOME_FAILED, ConfigError
 from tl_experiments.safe_text import plain, redacted_text
 
@@ -88,7 +89,7 @@ class TrainCommand:
         check_installed(trackers)
         folder = sweep_folder([job], overrides)
         (job,) = without_secrets([job])
-        with following(folder, trackers):
+        with following(folder, trackers), interrupt.installed(at_once=True):
             outcome = run_single(job, folder, self.line)
             self._show(outcome, compare=False)
         return self._name_failures(outcome)

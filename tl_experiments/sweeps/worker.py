@@ -13,7 +13,9 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
+from tl_experiments import interrupt
 from tl_experiments.errors import DivergedError, UserError, first_line
+from tl_experiments.interrupt import Interrupted
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import State
 
@@ -29,6 +31,7 @@ def work(
     A process that dies before it can report is told from its exit code by the parent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
+    interrupt.install((signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2), at_once=True)
     os.environ.update(environment)
     _write_output_to(folder / LOG_FILE)
     _end_with_the_parent()
@@ -39,16 +42,18 @@ def work(
     report.close()
 
 
-def run_job(job: Job, folder: Path, threads: int | None) -> tuple[State, str | None, Exception | None]:
+def run_job(job: Job, folder: Path, threads: int | None) -> tuple[State, str | None, BaseException | None]:
     """Run ``job``; returns (``ok``, None, None), or state, one-line cause and error. ``sys.exit`` passes through."""
-    import torch
-
-    from tl_experiments.training.run import run
-
-    if threads is not None:
-        torch.set_num_threads(threads)
     try:
+        import torch
+
+        from tl_experiments.training.run import run
+
+        if threads is not None:
+            torch.set_num_threads(threads)
         run(job.config, folder)
+    except Interrupted as error:
+        return "interrupted", f"{error}; run it again", error
     except Exception as error:
         if job.config.debug.traceback:
             traceback.print_exc()
