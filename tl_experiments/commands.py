@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tl_experiments import interrupt
 from tl_experiments.errors import OK, SOME_FAILED, ConfigError
 from tl_experiments.safe_text import plain, redacted_text
 
@@ -88,7 +89,7 @@ class TrainCommand:
         check_installed(trackers)
         folder = sweep_folder([job], overrides)
         (job,) = without_secrets([job])
-        with following(folder, trackers):
+        with following(folder, trackers), interrupt.installed(at_once=True):
             outcome = run_single(job, folder, self.line)
             self._show(outcome, compare=False)
         return self._name_failures(outcome)
@@ -102,7 +103,7 @@ class TrainCommand:
         trackers = jobs[0].config.tracker.chosen()
         check_installed(trackers)
         folder = sweep_folder(jobs, overrides)
-        with following(folder, trackers):
+        with following(folder, trackers), interrupt.installed(at_once=True):
             outcome = run_sweep(without_secrets(jobs), folder, self.line)
             self._show(outcome, compare=self.verb == "train" and not jobs[0].config.debug.no_result)
         return self._name_failures(outcome)
@@ -121,7 +122,7 @@ class TrainCommand:
         for entry in outcome.bad:
             name = " ".join(text for text in entry.overrides if text not in outcome.common) or f"job {entry.id}"
             log = f"; see {outcome.folder / entry.log}" if entry.log else ""
-            again = "" if entry.state == "interrupted" else "; retry_failed=true runs it again"
+            again = "" if entry.state in ("interrupted", "skipped") else "; retry_failed=true runs it again"
             sys.stderr.write(plain(f"error: {name}: {entry.state}: {entry.cause}{log}{again}") + "\n")
         return SOME_FAILED if outcome.bad else OK
 

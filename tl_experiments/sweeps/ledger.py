@@ -15,13 +15,16 @@ from tl_experiments.records import write_atomically
 LEDGER_FILE = "sweep.json"
 SCHEMA_VERSION = 1
 
-State = Literal["pending", "running", "ok", "failed", "diverged", "oom", "interrupted"]
+State = Literal["pending", "running", "ok", "failed", "diverged", "oom", "skipped", "interrupted"]
 ENDED_BADLY = ("failed", "diverged", "oom")
 
 
 @dataclass
 class Entry:
-    """One job: its state and, where it did not end well, a one-line cause and the log to read."""
+    """One job: its state and, where it did not end well, a one-line cause and the log to read.
+
+    ``skipped`` is a job that the command did not come to, ``interrupted`` one that it began.
+    """
 
     id: str
     overrides: list[str]

@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol
 
+from tl_experiments import interrupt
 from tl_experiments.config.running import LocalExecutor, TrainerConfig
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.tasks import Task
@@ -20,6 +21,8 @@ from tl_experiments.sweeps.worker import work
 from tl_experiments.training.ending import OUT_OF_MEMORY_HINT
 
 _PRELOAD = ["torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "tl_experiments.training.run"]
+_GRACE_S = 30.0  # for a resume point after a signal
+_LOOK_UP_S = 0.2  # between two looks whether there was one
 _MOST_TASKS_ON_A_CPU = 4  # each holds a model and its data in memory
 
 
@@ -82,6 +85,13 @@ class _Running:
             case "left", state, cause, final:
                 self.last_word = state, cause, final
 
+    def abandon(self, listener: Listener) -> None:
+        """Its process was asked to end and did: what had not ended is left to the next command."""
+        self.listen(listener)
+        for position in sorted(self.left):
+            state, cause, _ = self.last_word or ("interrupted", "ended before it could write a resume point", True)
+            listener.ended(self.task.jobs[position], state, cause, time.perf_counter() - self.started)
+
     def conclude(self, listener: Listener) -> list[Task]:
         """What is to be done for the jobs that a process left behind that is no more: tasks to try them again in."""
         self.process.join()
@@ -142,30 +152,53 @@ def run_tasks(tasks: Sequence[Task], folder: Path, where: Slots, listener: Liste
         tasks: In the order in which they are started.
         folder: Of the sweep.
         where: What runs where.
-        listener: Is told of everything; an exception in it, or an interrupt, ends the processes.
+        listener: Is told of everything; an exception in it ends the processes.
+
+    Raises:
+        Interrupted: A signal asked the command to end; the processes had 30 s for a resume point each. A second signal
+            ends them at once.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     waiting, running, free = list(tasks), list[_Running](), list(where.devices)
     try:
-        while waiting or running:
-            while waiting and free:
-                task = waiting.pop(0)
-                running.append(_start(context, task, folder, free.pop(0), where.threads))
-                listener.started(task)
-            _wait_for_news(running)
-            for one in list(running):
-                one.listen(listener)
-                if not one.process.is_alive():
-                    running.remove(one)
+        with interrupt.postponed():
+            while (waiting or running) and interrupt.requested() is None:
+                while waiting and free:
+                    task = waiting.pop(0)
+                    running.append(_start(context, task, folder, free.pop(0), where.threads))
+                    listener.started(task)
+                _wait_for_news(running)
+                for one in _ended(running, listener):
                     free.append(one.device)
                     waiting[:0] = one.conclude(listener)
+            if interrupt.requested() is not None:
+                _stop(running, listener)
+        interrupt.check()
     finally:
         for one in running:
-            one.process.terminate()
-        for one in running:
-            one.process.join(5)
             one.process.kill()
+            one.process.join()
+
+
+def _ended(running: list[_Running], listener: Listener) -> Iterator[_Running]:
+    """Listen to all; those whose process has ended are taken out."""
+    for one in list(running):
+        one.listen(listener)
+        if not one.process.is_alive():
+            running.remove(one)
+            yield one
+
+
+def _stop(running: list[_Running], listener: Listener) -> None:
+    """Ask the processes to end, and listen while they write their resume points."""
+    for one in running:
+        one.process.terminate()
+    deadline = time.monotonic() + _GRACE_S
+    while running and time.monotonic() < deadline:
+        _wait_for_news(running)
+        for one in _ended(running, listener):
+            one.abandon(listener)
 
 
 def _start(context: Any, task: Task, folder: Path, device: str | None, threads: int) -> _Running:
@@ -177,9 +210,9 @@ def _start(context: Any, task: Task, folder: Path, device: str | None, threads: 
     return _Running(task, process, receiver, device, set(range(len(task.jobs))) - task.done)
 
 
-def _wait_for_news(running: Sequence[_Running], timeout_s: float | None = None) -> None:
+def _wait_for_news(running: Sequence[_Running]) -> None:
     pipes = [one.report for one in running if not one.report.closed]
-    connection.wait([*pipes, *(one.process.sentinel for one in running)], timeout_s)
+    connection.wait([*pipes, *(one.process.sentinel for one in running)], _LOOK_UP_S)
 
 
 def _cause_of_death(code: int) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tl_experiments.errors import UserError
+from tl_experiments.interrupt import Interrupted
 from tl_experiments.records import RECORD_FILE, RunRecord
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import ENDED_BADLY, Entry, Ledger
@@ -64,6 +65,7 @@ def run_single(job: Job, folder: Path, command: str) -> Outcome:
 
     Raises:
         UserError: What the user can mend, after it has been entered in the ledger.
+        Interrupted: By a signal, likewise.
     """
     _check_data([job], folder)
     if _has_record(folder, job):
@@ -78,7 +80,7 @@ def run_single(job: Job, folder: Path, command: str) -> Outcome:
         entry.state, entry.cause, error = run_job(job, folder / job.id, job.config.executor.threads_per_job)
         entry.seconds = round(time.perf_counter() - started, 2)
         entry.log = f"{job.id}/{LOG_FILE}" if (folder / job.id / LOG_FILE).exists() else None
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | Interrupted):
             raise error
         return _outcome([job], [job], ledger)
 
@@ -95,6 +97,8 @@ def _ledger(jobs: Sequence[Job], folder: Path, command: str) -> Iterator[Ledger]
         for entry in ledger.jobs.values():
             if entry.state == "running":
                 entry.state, entry.cause = "interrupted", "the command ended before the job did; run it again"
+            elif entry.state == "pending":
+                entry.state, entry.cause = "skipped", "the command ended before its turn; run it again"
         ledger.write()
 
 

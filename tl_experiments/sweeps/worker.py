@@ -14,11 +14,15 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
+from tl_experiments import interrupt
 from tl_experiments.errors import UserError
+from tl_experiments.interrupt import Interrupted
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import State
 from tl_experiments.sweeps.tasks import LOG_FILE, Task
 from tl_experiments.training.ending import how_it_ended
+
+logger = logging.getLogger(__name__)
 
 Send = Callable[[tuple[Any, ...]], None]
 
@@ -36,6 +40,7 @@ def work(
     A process that dies before it can report is told from its exit code by the parent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
+    interrupt.install((signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2), at_once=True)
     os.environ.update(environment)
     _write_output_to(folder / task.log)
     _end_with_the_parent()
@@ -45,27 +50,29 @@ def work(
 
 def run_task(task: Task, folder: Path, threads: int | None, send: Send) -> None:
     """Train the jobs of ``task`` and ``send`` how they end, as ``work`` says. ``sys.exit`` passes through."""
-    import torch
-
-    from tl_experiments.training.together import run_together
-
-    if threads is not None:
-        torch.set_num_threads(threads)
 
     def ended(position: int, state: str, cause: str | None, seconds: float) -> None:
         if cause is not None:
-            logging.getLogger("tl_experiments").error("%s: %s: %s", task.jobs[position].id, state, cause)
+            logger.error("%s: %s: %s", task.jobs[position].id, state, cause)
         send(("ended", position, state, cause, seconds))
 
-    jobs = [(job.config, folder / job.id) for job in task.jobs]
     try:
+        import torch
+
+        from tl_experiments.training.together import run_together
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        jobs = [(job.config, folder / job.id) for job in task.jobs]
         run_together(jobs, task.shared, ended, done=task.done, progress=Paced(send))
+    except Interrupted as error:
+        send(("left", "interrupted", f"{error}; run it again", True))
     except Exception as error:
         state, cause = how_it_ended(error)
         final = isinstance(error, UserError)
         if not final or task.jobs[0].config.debug.traceback:
             traceback.print_exc()
-        logging.getLogger("tl_experiments").error("%s: %s", state, cause)
+        logger.error("%s: %s", state, cause)
         send(("left", state, cause, final))
 
 
@@ -82,16 +89,18 @@ class Paced:
             self._send(("progress", position, done, total))
 
 
-def run_job(job: Job, folder: Path, threads: int | None) -> tuple[State, str | None, Exception | None]:
+def run_job(job: Job, folder: Path, threads: int | None) -> tuple[State, str | None, BaseException | None]:
     """Run ``job``; returns (``ok``, None, None), or state, one-line cause and error. ``sys.exit`` passes through."""
-    import torch
-
-    from tl_experiments.training.run import run
-
-    if threads is not None:
-        torch.set_num_threads(threads)
     try:
+        import torch
+
+        from tl_experiments.training.run import run
+
+        if threads is not None:
+            torch.set_num_threads(threads)
         run(job.config, folder)
+    except Interrupted as error:
+        return "interrupted", f"{error}; run it again", error
     except Exception as error:
         if job.config.debug.traceback:
             traceback.print_exc()

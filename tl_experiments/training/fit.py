@@ -40,8 +40,9 @@ def fit(
     point = saver.restore()
     done = point.step if point else 0
     accumulation = point.accumulation if point else cfg.trainer.accumulation
+    unvalidated = point is not None and len(point.losses) > 0
     for phase in parts.phases:
-        if phase.end_step <= done and not phase.last:
+        if not phase.last and (phase.end_step < done or (phase.end_step == done and not unvalidated)):
             continue
         inside = point if point is not None and phase.first_step < point.step else None
         module = TransferModule(cfg, parts, phase, history, point=inside, accumulation=accumulation, save=saver.save)
@@ -49,7 +50,8 @@ def fit(
         if inside is not None:
             trainer.precision_plugin.load_state_dict(inside.precision)
         with _interrupts_pass():
-            if phase.last and inside is None:
+            at_an_end = unvalidated and inside is not None and phase.ends_at(inside.step)
+            if at_an_end or (phase.last and inside is None):
                 trainer.validate(module, verbose=False)
             if module.chunks and not module.out_of_patience():
                 trainer.fit(module)
@@ -104,10 +106,10 @@ class _Saver:
             logger.info("resuming  after step %d of %d", point.step, self._parts.phases[-1].end_step)
         return point
 
-    def save(self, module: TransferModule) -> None:
-        """Write a point if the last one is old enough."""
+    def save(self, module: TransferModule, at_once: bool) -> None:
+        """Write a point if the last one is old enough, or in any case."""
         now = time.perf_counter()
-        if now - self._last < self._cfg.trainer.resume_interval_s:
+        if not at_once and now - self._last < self._cfg.trainer.resume_interval_s:
             return
         state = module.model.state_dict()
         begun = [phase for phase in self._parts.phases if phase.first_step < module.step]
@@ -116,10 +118,11 @@ class _Saver:
             run=self._run,
             step=module.step,
             model={name: state[name] for name in state if name in changed},
-            optimizer=module.torch_optimizer().state_dict(),
+            optimizer=module.optimizer_state(),
             precision=module.trainer.precision_plugin.state_dict(),
             ema=module.ema.average if module.ema else {},
             history=self._history.state(),
+            losses=module.losses().cpu(),
             accumulation=module.accumulation,
             elapsed_s=now - self._history.started,
         ).write(self._history.folder)

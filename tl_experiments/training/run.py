@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.items import Split
 from tl_experiments.records import RECORD_FILE, RunRecord
@@ -41,6 +42,7 @@ def run(cfg: TrainConfig, folder: Path | str | None = None) -> RunRecord:
     Raises:
         UserError: What is wrong with config, data or weights, before training; ``DivergedError`` and
             ``TrainingError`` during it.
+        Interrupted: A signal that ``interrupt.install`` handles; the same call again goes on from the step in progress.
     """
     started = time.perf_counter()
     identity = job_id(cfg)
@@ -56,10 +58,10 @@ def run(cfg: TrainConfig, folder: Path | str | None = None) -> RunRecord:
     (target / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
     write_start(target, cfg, identity, parts.lr)
     history = History(target, parts.data.steps_per_epoch, started)
-    trainer, module = fit(cfg, parts, history, accelerator, precision)
-
-    history.restore_best(parts.model)
-    trainer.test(module, dataloaders=parts.data.eval_loader("test"), verbose=False)
+    with interrupt.postponed():
+        trainer, module = fit(cfg, parts, history, accelerator, precision)
+        history.restore_best(parts.model)
+        trainer.test(module, dataloaders=parts.data.eval_loader("test"), verbose=False)
     assert module.predictions is not None
     assert history.best_predictions is not None
     splits: dict[Split, Predictions] = {"val": history.best_predictions, "test": module.predictions}
