@@ -16,6 +16,7 @@ import pytest
 
 from tests.conftest import TINY
 from tests.sweeps import faulty
+from tl_experiments import interrupt
 from tl_experiments.errors import UserError
 from tl_experiments.records import RunRecord
 from tl_experiments.sweeps.jobs import Job, sweep_folder
@@ -127,13 +128,7 @@ def test_a_damaged_ledger_is_named(tmp_path):
 
 def test_jobs_end_with_the_command_that_started_them(tmp_path):
     """SIGKILL of the command leaves no process behind, and the same command goes on afterwards."""
-    slow = [
-        "freeze_strategy=full",
-        "trainer.max_epochs=2000",
-        "dataset.shots=5",
-        "name=killed",
-        f"output_dir={tmp_path}",
-    ]
+    slow = [*SLOW, "name=killed", f"output_dir={tmp_path}"]
     command = [
         sys.executable,
         "-m",
@@ -178,32 +173,73 @@ def _processes_of(folder):
 
 
 @pytest.mark.parametrize(
-    ("sweep", "states"),
+    ("signum", "sweep", "states"),
     [
-        (["-m", "seed=0,1,2", "executor.jobs_per_device=2"], ["interrupted", "interrupted", "pending"]),
-        ([], ["interrupted"]),
+        (signal.SIGINT, ["-m", "seed=0,1,2", "executor.jobs_per_device=2"], ["interrupted", "interrupted", "skipped"]),
+        (signal.SIGINT, [], ["interrupted"]),
+        (signal.SIGTERM, ["-m", "seed=0,1", "executor.jobs_per_device=1"], ["interrupted", "skipped"]),
+        (signal.SIGUSR1, ["-m", "seed=0,1", "executor.jobs_per_device=1"], ["interrupted", "skipped"]),
+        (signal.SIGUSR2, ["-m", "seed=0,1", "executor.jobs_per_device=1"], ["interrupted", "skipped"]),
     ],
 )
-def test_ctrl_c_ends_the_jobs_and_says_so(tmp_path, sweep, states):
-    slow = [
-        "freeze_strategy=full",
-        "trainer.max_epochs=2000",
-        "dataset.shots=5",
-        "name=stopped",
-        f"output_dir={tmp_path}",
-    ]
+def test_a_signal_ends_the_jobs_and_says_so(tmp_path, signum, sweep, states):
+    slow = [*SLOW, "name=stopped", f"output_dir={tmp_path}"]
     command = [sys.executable, "-m", "tl_experiments", "train", *TINY, *slow, *sweep]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     running = states.count("interrupted")
     _wait_for(lambda: len(list(tmp_path.glob("stopped/*/metrics.jsonl"))) == running, 90)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group gets it
+    if signum == signal.SIGINT:
+        os.killpg(process.pid, signum)  # as a terminal does: every process of the group gets it
+    else:
+        process.send_signal(signum)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("interrupted: the same command again goes on")
+    assert process.returncode == 128 + signum
+    assert errors.splitlines()[-1].startswith(f"interrupted: {signum.name}")
+    assert "the same command again goes on" in errors.splitlines()[-1]
     _wait_for(lambda: not _processes_of(tmp_path), 20)
-    assert sorted(entry.state for entry in Ledger.open(tmp_path / "stopped").jobs.values()) == states
+    entries = Ledger.open(tmp_path / "stopped").jobs.values()
+    assert sorted(entry.state for entry in entries) == states
+    assert all(entry.cause and "run it again" in entry.cause for entry in entries)
+
+
+def test_every_job_is_accounted_for(tiny, tmp_path):
+    """One of each state: N configs, N rows, each with its cause, log and seconds."""
+    alone = ("feature_cache=off", "executor.threads_per_job=1", "executor.jobs_per_device=1")
+    jobs = {
+        "ok": job(tiny(*alone)),
+        "failed": faulty_job(faulty.Raises, tiny(*alone)),
+        "diverged": job(tiny(*alone, "freeze_strategy=full", "optimizer=sgd", "optimizer.lr=1e30")),
+        "oom": faulty_job(faulty.RunsOutOfMemory, tiny(*alone)),
+        "interrupted": faulty_job(faulty.EndsTheCommand, tiny(*alone, "freeze_strategy=full", "seed=1")),
+        "skipped": job(tiny(*alone, "freeze_strategy=full", "seed=2")),
+    }
+    with interrupt.installed(at_once=True), pytest.raises(interrupt.Interrupted, match="SIGTERM") as error:
+        run_sweep(list(jobs.values()), tmp_path, "one of each")
+    assert error.value.exit_code == 143
+    entries = Ledger.open(tmp_path).jobs
+    assert {state: entries[one.id].state for state, one in jobs.items()} == {state: state for state in jobs}
+    assert len(entries) == len(jobs)
+    for state, one in jobs.items():
+        entry = entries[one.id]
+        assert (entry.cause is None) is (state == "ok")
+        assert "\n" not in (entry.cause or "")
+        if state == "skipped":  # it never began
+            assert (entry.log, entry.seconds) == (None, None)
+        else:
+            assert (tmp_path / entry.log).is_file()
+            assert entry.seconds > 0
+
+
+def test_a_second_signal_ends_at_once(tiny, tmp_path):
+    stubborn = faulty_job(faulty.WillNotStop, tiny())
+    started = time.monotonic()
+    with interrupt.installed(at_once=True), pytest.raises(interrupt.Interrupted, match="SIGINT"):
+        run_sweep([stubborn], tmp_path, "stubborn")
+    assert time.monotonic() - started < 30  # which it would have for a resume point
+    assert not _processes_of(tmp_path)
+    assert Ledger.open(tmp_path).jobs[stubborn.id].state == "interrupted"
 
 
 def test_slots_share_the_cores(tiny, monkeypatch):
