@@ -1,0 +1,1 @@
+"""What runs share on disk: tables of rows that are made once, whichever process makes them. No torch."""
