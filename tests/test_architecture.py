@@ -14,9 +14,10 @@ import tl_experiments
 
 PACKAGE = Path(tl_experiments.__file__).parent
 
-_BASE = {"errors", "types", "records", "seeds", "safe_text"}
+_BASE = {"errors", "types", "records", "seeds", "safe_text", "interrupt"}
 MAY_IMPORT = {
     "errors": set(),
+    "interrupt": {"errors"},
     "types": set(),
     "seeds": set(),
     "safe_text": set(),
@@ -34,7 +35,7 @@ MAY_IMPORT = {
     | {"config", "strategies", "cache", "data", "backbones", "heads", "objectives", "features", "probes"},
     "sweeps": _BASE | {"config", "strategies", "cache", "training"},
     "analysis": {"errors", "types", "records", "safe_text"},
-    "tracking": {"errors", "types", "records", "safe_text"},
+    "tracking": {"errors", "types", "records", "safe_text", "interrupt"},
     "help": _BASE | {"config"},
     "commands": {*_BASE, "config", "cache", "training", "sweeps", "analysis", "tracking"},
     "cli": {*_BASE, "config", "help", "sweeps", "commands", "__init__"},

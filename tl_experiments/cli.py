@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from tl_experiments.errors import BAD_INPUT, INTERRUPTED, OK, ConfigError, UserError
+from tl_experiments.interrupt import Interrupted
 from tl_experiments.safe_text import plain
 
 HELP = """\
@@ -29,7 +30,8 @@ Start with:  tl train -m backbone=resnet18 freeze_strategy=feature_extraction,fu
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of ``tl``; ends the process with 0, 1 (a job failed), 2 (bad config or data) or 130 (interrupted)."""
+    """Entry point of ``tl``; ends the process with 0, 1 (a job failed), 2 (bad config or data) or what
+    a shell says of a signal that ended it: 130 for Ctrl-C, 143 for SIGTERM."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = any(re.fullmatch(r"\+?debug=(true|traceback)", argument, re.IGNORECASE) for argument in given)
     try:
@@ -38,6 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             traceback.print_exc()
         sys.stderr.write(f"error: {plain(str(error))}\n")
+        code = error.exit_code
+    except Interrupted as error:
+        there = "from there" if error.where else "with what is not done"
+        sys.stderr.write(f"interrupted: {error}: the same command again goes on {there}\n")
         code = error.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: the same command again goes on with the jobs that are not done\n")

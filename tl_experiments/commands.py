@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tl_experiments import interrupt
 from tl_experiments.errors import OK, SOME_FAILED, ConfigError
 from tl_experiments.safe_text import plain, redacted_text
 
@@ -79,6 +80,7 @@ class TrainCommand:
     def run_one(self, job: Job, overrides: list[str]) -> int:
         """Train it in this process."""
         from tl_experiments.sweeps.jobs import sweep_folder, without_secrets
+        from tl_experiments.sweeps.lock import running_here
         from tl_experiments.sweeps.sweep import run_single
         from tl_experiments.sweeps.worker import start_logging
         from tl_experiments.tracking.process import check_installed, following
@@ -88,7 +90,7 @@ class TrainCommand:
         check_installed(trackers)
         folder = sweep_folder([job], overrides)
         (job,) = without_secrets([job])
-        with following(folder, trackers):
+        with interrupt.installed(at_once=True), running_here(folder), following(folder, trackers):
             outcome = run_single(job, folder, self.line)
             self._show(outcome, compare=False)
         return self._name_failures(outcome)
@@ -96,13 +98,14 @@ class TrainCommand:
     def run_many(self, jobs: Sequence[Job], overrides: list[str]) -> int:
         """Run those that are not done, each in a process of its own, and compare the arms."""
         from tl_experiments.sweeps.jobs import sweep_folder, without_secrets
+        from tl_experiments.sweeps.lock import running_here
         from tl_experiments.sweeps.sweep import run_sweep
         from tl_experiments.tracking.process import check_installed, following
 
         trackers = jobs[0].config.tracker.chosen()
         check_installed(trackers)
         folder = sweep_folder(jobs, overrides)
-        with following(folder, trackers):
+        with interrupt.installed(at_once=True), running_here(folder), following(folder, trackers):
             outcome = run_sweep(without_secrets(jobs), folder, self.line)
             self._show(outcome, compare=self.verb == "train" and not jobs[0].config.debug.no_result)
         return self._name_failures(outcome)
@@ -121,7 +124,7 @@ class TrainCommand:
         for entry in outcome.bad:
             name = " ".join(text for text in entry.overrides if text not in outcome.common) or f"job {entry.id}"
             log = f"; see {outcome.folder / entry.log}" if entry.log else ""
-            again = "" if entry.state == "interrupted" else "; retry_failed=true runs it again"
+            again = "" if entry.state in ("interrupted", "skipped") else "; retry_failed=true runs it again"
             sys.stderr.write(plain(f"error: {name}: {entry.state}: {entry.cause}{log}{again}") + "\n")
         return SOME_FAILED if outcome.bad else OK
 

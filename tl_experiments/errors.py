@@ -1,6 +1,7 @@
 """The errors a user can cause, each one line: what was got, what was expected, what to do."""
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes of a command
+SIGNALLED = 128  # plus the number of the signal that ended it
 
 
 class UserError(Exception):

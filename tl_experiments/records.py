@@ -97,12 +97,14 @@ class RunRecord:
         phases: Per phase: ``first_step``, ``steps``, ``trained_parameters``, ``learning_rates``, ``norm_stats``.
         trained_parameters: Elements of the parameters that trained in any phase.
         total_parameters: Elements of all parameters.
-        learning_rate: Base learning rate, after the strategy's rule and ``optimizer.lr_factor``.
+        learning_rate: Base learning rate, after the strategy's rule and ``optimizer.lr_factor``; 0 where the head was
+            solved, without steps.
         weights: Where the backbone's weights came from (``source``, ``sha256``, on the hub ``repo`` and ``commit``), an
             account of their tensors (``matched`` of ``total``, ``missing``, ``unexpected``, ``resized``, ...), and the
             ``lineage`` of own runs behind them. See ``WeightsReport``.
         still_rising: Whether val accuracy was still at a new best in the last quarter of the epochs.
-        wall_clock_s: Seconds from the start of the run to its record.
+        wall_clock_s: Seconds from the start of the run to its record; of runs trained in one computation, the run's
+            share.
         pretraining_s: Seconds of own pretraining behind the weights, 0 for weights that came from elsewhere.
         peak_memory_bytes: Peak of device memory on a GPU, of the process's resident memory on a CPU.
         environment: Versions, processor, device, precision and threads that ran it.

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+from multiprocessing import parent_process
+from pathlib import Path
 
 from tl_experiments.config import TrainConfig
 
@@ -42,3 +45,43 @@ class RunsOutOfMemory(TrainConfig):
 
         torch.empty(2**50)
         raise AssertionError
+
+
+class KilledInCompany(TrainConfig):
+    """Kills its process the first time; ``output_dir`` remembers it."""
+
+    def base_lr(self) -> float:
+        mark = Path(self.output_dir, "was-killed")
+        if not mark.exists():
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().base_lr()
+
+
+class EndsTheCommand(TrainConfig):
+    """Sends the command SIGTERM, as a cluster does, and then trains for long."""
+
+    def base_lr(self) -> float:
+        _signal_the_command(signal.SIGTERM)
+        time.sleep(100)
+        raise AssertionError
+
+
+class WillNotStop(TrainConfig):
+    """Sends the command two Ctrl-C, and takes no notice of being asked to end."""
+
+    def base_lr(self) -> float:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for _ in range(2):
+            _signal_the_command(signal.SIGINT)
+            time.sleep(1)
+        time.sleep(100)
+        raise AssertionError
+
+
+def _signal_the_command(signum: int) -> None:
+    parent = parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    os.kill(parent.pid, signum)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 
 from tests.conftest import TINY
 from tests.sweeps import faulty
+from tl_experiments import interrupt
 from tl_experiments.errors import UserError
 from tl_experiments.records import RunRecord
 from tl_experiments.sweeps.jobs import Job, sweep_folder
@@ -21,6 +24,8 @@ from tl_experiments.sweeps.ledger import Ledger
 from tl_experiments.sweeps.local import slots
 from tl_experiments.sweeps.sweep import run_sweep
 from tl_experiments.training.identity import job_id
+
+SLOW = ["freeze_strategy=full", "trainer.max_epochs=2000", "dataset.shots=5"]  # each job a task of its own
 
 
 def job(cfg, *overrides):
@@ -67,6 +72,32 @@ def test_the_others_finish_with_the_results_of_a_clean_sweep(tiny, tmp_path):
     assert not list((tmp_path / "mixed").rglob("*.tmp"))
 
 
+def test_a_group_that_dies_is_tried_again_in_halves(tiny, tmp_path, caplog, monkeypatch):
+    """The four are one task; the second kills its process once, and alone it is well."""
+    options = "executor.threads_per_job=1"
+    good = [job(tiny(f"optimizer.lr_factor={factor}", options)) for factor in (1, 2, 3)]
+    bad = faulty_job(faulty.KilledInCompany, tiny("optimizer.lr_factor=4", options))
+    caplog.set_level("INFO", "tl_experiments")
+    monkeypatch.setattr(logging.getLogger("tl_experiments"), "propagate", True)
+    clean = run_sweep(good, tmp_path / "clean", "clean")
+    assert clean.ok == 3
+    outcome = run_sweep([good[0], bad, *good[1:]], tmp_path / "mixed", "mixed")
+    assert (outcome.ok, outcome.bad) == (4, ())
+    assert metrics(tmp_path / "mixed", good) == metrics(tmp_path / "clean", good)
+    ledger = Ledger.open(tmp_path / "mixed")
+    first, killed, second, third = (one.id for one in (good[0], bad, *good[1:]))
+    assert ledger.plan["groups"] == [[first], [killed, second], [third]]
+    assert re.search(
+        r"4 jobs .* died \(killed by SIGKILL.*\), see logs/\w+.log: 3 of them again, in 2 tasks", caplog.text
+    )
+    # a resume forms the groups as they were left, also where some of their jobs are done
+    (tmp_path / "mixed" / second / "record.json").unlink()
+    stamp = (tmp_path / "mixed" / killed / "record.json").stat().st_mtime_ns
+    assert run_sweep([good[0], bad, *good[1:]], tmp_path / "mixed", "mixed").trained == 1
+    assert (tmp_path / "mixed" / killed / "record.json").stat().st_mtime_ns == stamp
+    assert sorted(Ledger.open(tmp_path / "mixed").plan["groups"]) == sorted([[first], [killed, second], [third]])
+
+
 def test_what_is_done_is_skipped_and_what_failed_waits_for_a_word(tiny, tmp_path):
     good, bad = job(tiny()), faulty_job(faulty.Raises, tiny())
     first = run_sweep([good, bad], tmp_path, "command")
@@ -97,7 +128,7 @@ def test_a_damaged_ledger_is_named(tmp_path):
 
 def test_jobs_end_with_the_command_that_started_them(tmp_path):
     """SIGKILL of the command leaves no process behind, and the same command goes on afterwards."""
-    slow = ["trainer.max_epochs=2000", "dataset.shots=5", "name=killed", f"output_dir={tmp_path}"]
+    slow = [*SLOW, "name=killed", f"output_dir={tmp_path}"]
     command = [
         sys.executable,
         "-m",
@@ -142,34 +173,81 @@ def _processes_of(folder):
 
 
 @pytest.mark.parametrize(
-    ("sweep", "states"),
+    ("signum", "sweep", "states"),
     [
-        (["-m", "seed=0,1,2", "executor.jobs_per_device=2"], ["interrupted", "interrupted", "pending"]),
-        ([], ["interrupted"]),
+        (signal.SIGINT, ["-m", "seed=0,1,2", "executor.jobs_per_device=2"], ["interrupted", "interrupted", "skipped"]),
+        (signal.SIGINT, [], ["interrupted"]),
+        (signal.SIGTERM, ["-m", "seed=0,1", "executor.jobs_per_device=1"], ["interrupted", "skipped"]),
+        (signal.SIGUSR1, ["-m", "seed=0,1", "executor.jobs_per_device=1"], ["interrupted", "skipped"]),
+        (signal.SIGUSR2, ["-m", "seed=0,1", "executor.jobs_per_device=1"], ["interrupted", "skipped"]),
     ],
 )
-def test_ctrl_c_ends_the_jobs_and_says_so(tmp_path, sweep, states):
-    slow = ["trainer.max_epochs=2000", "dataset.shots=5", "name=stopped", f"output_dir={tmp_path}"]
+def test_a_signal_ends_the_jobs_and_says_so(tmp_path, signum, sweep, states):
+    slow = [*SLOW, "name=stopped", f"output_dir={tmp_path}"]
     command = [sys.executable, "-m", "tl_experiments", "train", *TINY, *slow, *sweep]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     running = states.count("interrupted")
     _wait_for(lambda: len(list(tmp_path.glob("stopped/*/metrics.jsonl"))) == running, 90)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group gets it
+    if signum == signal.SIGINT:
+        os.killpg(process.pid, signum)  # as a terminal does: every process of the group gets it
+    else:
+        process.send_signal(signum)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("interrupted: the same command again goes on")
+    assert process.returncode == 128 + signum
+    assert errors.splitlines()[-1].startswith(f"interrupted: {signum.name}")
+    assert "the same command again goes on" in errors.splitlines()[-1]
     _wait_for(lambda: not _processes_of(tmp_path), 20)
-    assert sorted(entry.state for entry in Ledger.open(tmp_path / "stopped").jobs.values()) == states
+    entries = Ledger.open(tmp_path / "stopped").jobs.values()
+    assert sorted(entry.state for entry in entries) == states
+    assert all(entry.cause and "run it again" in entry.cause for entry in entries)
+
+
+def test_every_job_is_accounted_for(tiny, tmp_path):
+    """One of each state: N configs, N rows, each with its cause, log and seconds."""
+    alone = ("feature_cache=off", "executor.threads_per_job=1", "executor.jobs_per_device=1")
+    jobs = {
+        "ok": job(tiny(*alone)),
+        "failed": faulty_job(faulty.Raises, tiny(*alone)),
+        "diverged": job(tiny(*alone, "freeze_strategy=full", "optimizer=sgd", "optimizer.lr=1e30")),
+        "oom": faulty_job(faulty.RunsOutOfMemory, tiny(*alone)),
+        "interrupted": faulty_job(faulty.EndsTheCommand, tiny(*alone, "freeze_strategy=full", "seed=1")),
+        "skipped": job(tiny(*alone, "freeze_strategy=full", "seed=2")),
+    }
+    with interrupt.installed(at_once=True), pytest.raises(interrupt.Interrupted, match="SIGTERM") as error:
+        run_sweep(list(jobs.values()), tmp_path, "one of each")
+    assert error.value.exit_code == 143
+    entries = Ledger.open(tmp_path).jobs
+    assert {state: entries[one.id].state for state, one in jobs.items()} == {state: state for state in jobs}
+    assert len(entries) == len(jobs)
+    for state, one in jobs.items():
+        entry = entries[one.id]
+        assert (entry.cause is None) is (state == "ok")
+        assert "\n" not in (entry.cause or "")
+        if state == "skipped":  # it never began
+            assert (entry.log, entry.seconds) == (None, None)
+        else:
+            assert (tmp_path / entry.log).is_file()
+            assert entry.seconds > 0
+
+
+def test_a_second_signal_ends_at_once(tiny, tmp_path):
+    stubborn = faulty_job(faulty.WillNotStop, tiny())
+    started = time.monotonic()
+    with interrupt.installed(at_once=True), pytest.raises(interrupt.Interrupted, match="SIGINT"):
+        run_sweep([stubborn], tmp_path, "stubborn")
+    assert time.monotonic() - started < 30  # which it would have for a resume point
+    assert not _processes_of(tmp_path)
+    assert Ledger.open(tmp_path).jobs[stubborn.id].state == "interrupted"
 
 
 def test_slots_share_the_cores(tiny, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.setattr("tl_experiments.sweeps.local.visible_gpus", lambda: ["0", "1"])
     cpu, auto = tiny().trainer, tiny("trainer.accelerator=auto").trainer
-    default, two, six = (
-        tiny(*o).executor for o in ([], ["executor.jobs_per_device=2"], ["executor.jobs_per_device=6"])
+    default, two, three = (
+        tiny(*o).executor for o in ([], ["executor.jobs_per_device=2"], ["executor.jobs_per_device=3"])
     )
     assert slots(default, cpu, 100) == slots(default, cpu, 100, threads=4)
     assert (slots(default, cpu, 100).devices, slots(default, cpu, 100).threads) == ((None,) * 4, 4)
@@ -177,7 +255,8 @@ def test_slots_share_the_cores(tiny, monkeypatch):
     assert (slots(default, cpu, 1).devices, slots(default, cpu, 1).threads) == ((None,), 16)
     assert slots(default, cpu, 100, threads=8).devices == (None,) * 2  # a resumed sweep keeps its threads
     assert slots(default, auto, 100).devices == ("0", "1")  # one job a GPU
-    assert slots(six, auto, 100).devices == ("0", "1", "0", "1", "0", "1")
+    assert slots(three, auto, 100).devices == ("0", "1", "0", "1", "0", "1")  # of each GPU
+    assert slots(three, cpu, 2).devices == (None,) * 2
 
 
 @pytest.mark.parametrize(
@@ -191,8 +270,6 @@ def test_slots_share_the_cores(tiny, monkeypatch):
     ],
 )
 def test_folders_are_named_after_the_overrides(tiny, overrides, name, pattern):
-    import re
-
     cfg = dataclasses.replace(tiny(), name=name)
     folder = sweep_folder([job(cfg)], overrides)
     assert re.fullmatch(pattern, folder.name)

@@ -72,7 +72,8 @@ class LostJob:
 
     Args:
         job_id: Hash of its config.
-        state: ``failed``, ``diverged``, ``oom``, ``interrupted``, ``pending``, ``running``, or ``unreadable``.
+        state: ``failed``, ``diverged``, ``oom``, ``interrupted``, ``skipped``, ``pending``, ``running``, or
+            ``unreadable``.
         cause: One line.
         overrides: What the command line said for it, shown instead of the hash.
         log: Path of its log.

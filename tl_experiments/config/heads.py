@@ -105,6 +105,11 @@ class _PathOptions:
         ok = len(self.penalties) > 0 and min(self.penalties) > 0
         require(ok, "penalties", list(self.penalties), "one or more numbers above 0")
 
+    @property
+    def path(self) -> tuple[str, tuple[float, ...]]:
+        """What is tried, and its values."""
+        return "penalty", self.penalties
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ridge(_PathOptions):
@@ -145,5 +150,11 @@ class KNN:
         require(ok, "neighbours", list(self.neighbours), "one or more numbers of 1 or more")
         require(self.temperature > 0, "temperature", self.temperature, "a number above 0")
 
+    @property
+    def path(self) -> tuple[str, tuple[float, ...]]:
+        """What is tried, and its values."""
+        return "neighbours", self.neighbours
 
+
+SolvedHead = Ridge | Logistic | KNN
 Head = Linear | MLP | Cosine | AttentionPool | Ridge | Logistic | KNN

@@ -14,8 +14,10 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 # A computation that goes on with such a number is another one for other images.
 _READS = frozenset(
-    ["__array__", "__bool__", "__complex__", "__contains__", "__float__", "__index__", "__int__"]
-    + ["allclose", "equal", "item", "numpy", "tolist"]
+    {
+        *("__array__", "__bool__", "__complex__", "__contains__", "__float__", "__index__", "__int__"),
+        *("allclose", "equal", "item", "numpy", "tolist"),
+    }
 )
 
 

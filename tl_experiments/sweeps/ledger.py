@@ -15,13 +15,16 @@ from tl_experiments.records import write_atomically
 LEDGER_FILE = "sweep.json"
 SCHEMA_VERSION = 1
 
-State = Literal["pending", "running", "ok", "failed", "diverged", "oom", "interrupted"]
+State = Literal["pending", "running", "ok", "failed", "diverged", "oom", "skipped", "interrupted"]
 ENDED_BADLY = ("failed", "diverged", "oom")
 
 
 @dataclass
 class Entry:
-    """One job: its state and, where it did not end well, a one-line cause and the log to read."""
+    """One job: its state and, where it did not end well, a one-line cause and the log to read.
+
+    ``skipped`` is a job that the command did not come to, ``interrupted`` one that it began.
+    """
 
     id: str
     overrides: list[str]
@@ -67,6 +70,16 @@ class Ledger:
             self.commands.append(command)
         for job_id, overrides in jobs:
             self.jobs.setdefault(job_id, Entry(job_id, list(overrides)))
+
+    def regroup(self, groups: Sequence[Sequence[str]]) -> None:
+        """Enter which jobs are trained in one computation; they leave the groups in which they were before.
+
+        A group keeps its order and is kept as long as its jobs are in no other, also when they are done: an unfinished
+        one of them is to be computed as it was.
+        """
+        moved = {job_id for group in groups for job_id in group}
+        kept = [[job_id for job_id in group if job_id not in moved] for group in self.plan.get("groups", [])]
+        self.plan["groups"] = [group for group in kept if group] + [list(group) for group in groups]
 
     def write(self) -> None:
         """Replace ``sweep.json`` atomically."""

@@ -1,4 +1,4 @@
-"""Jobs as processes of their own on this machine, forked from a server that has imported torch once."""
+"""Tasks as processes of their own on this machine, forked from a server that has imported torch once."""
 
 from __future__ import annotations
 
@@ -7,67 +7,125 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from tl_experiments import interrupt
 from tl_experiments.config.running import LocalExecutor, TrainerConfig
 from tl_experiments.sweeps.jobs import Job
-from tl_experiments.sweeps.worker import OUT_OF_MEMORY_HINT, work
+from tl_experiments.sweeps.tasks import Task
+from tl_experiments.sweeps.worker import work
+from tl_experiments.training.ending import OUT_OF_MEMORY_HINT
 
 _PRELOAD = ["torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "tl_experiments.training.run"]
-_MOST_JOBS_ON_A_CPU = 4  # each holds a model and its data in memory
+_GRACE_S = 30.0  # for a resume point after a signal
+_LOOK_UP_S = 0.2  # between two looks whether there was one
+_MOST_TASKS_ON_A_CPU = 4  # each holds a model and its data in memory
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Where jobs run at once.
+    """Where tasks run at once.
 
     Args:
-        devices: One entry a concurrent job: the GPU to show it, or None for the CPU.
-        threads: CPU threads a job; it fixes the last bits of a CPU result, so a resumed sweep keeps it.
+        devices: One entry a concurrent task: the GPU to show it, or None for the CPU.
+        threads: CPU threads a task; it fixes the last bits of a CPU result, so a resumed sweep keeps it.
     """
 
     devices: tuple[str | None, ...]
     threads: int
 
 
+class Listener(Protocol):
+    """What ``run_tasks`` tells of, as it happens."""
+
+    def started(self, task: Task) -> None:
+        """A process was started for it."""
+
+    def progressed(self, job: Job, done: int, total: int) -> None:
+        """Steps of its training."""
+
+    def ended(self, job: Job, state: str, cause: str | None, seconds: float) -> None:
+        """It has a state of the ledger, a one-line cause unless that is ``ok``, and its seconds."""
+
+    def split(self, task: Task, parts: Sequence[Task], cause: str) -> None:
+        """The task died of ``cause``; what had not ended is tried again in ``parts``."""
+
+
 @dataclass
 class _Running:
-    job: Job
+    """A task's process, and what it has said of its jobs by now."""
+
+    task: Task
     process: Any
     report: connection.Connection
     device: str | None
+    left: set[int]
     started: float = field(default_factory=time.perf_counter)
+    last_word: tuple[str, str, bool] | None = None  # state, cause, whether it is final
+
+    def listen(self, listener: Listener) -> None:
+        """Take what has been reported."""
+        try:
+            while not self.report.closed and self.report.poll():
+                self._take(self.report.recv(), listener)
+        except (EOFError, OSError):  # all is said
+            self.report.close()
+
+    def _take(self, message: tuple[Any, ...], listener: Listener) -> None:
+        match message:
+            case "ended", position, state, cause, seconds:
+                self.left.discard(position)
+                listener.ended(self.task.jobs[position], state, cause, seconds)
+            case "progress", position, done, total:
+                listener.progressed(self.task.jobs[position], done, total)
+            case "left", state, cause, final:
+                self.last_word = state, cause, final
+
+    def abandon(self, listener: Listener) -> None:
+        """Its process was asked to end and did: what had not ended is left to the next command."""
+        self.listen(listener)
+        for position in sorted(self.left):
+            state, cause, _ = self.last_word or ("interrupted", "ended before it could write a resume point", True)
+            listener.ended(self.task.jobs[position], state, cause, time.perf_counter() - self.started)
+
+    def conclude(self, listener: Listener) -> list[Task]:
+        """What is to be done for the jobs that a process left behind that is no more: tasks to try them again in."""
+        self.process.join()
+        self.listen(listener)
+        if not self.left:
+            return []
+        state, cause, final = self.last_word or ("failed", _cause_of_death(self.process.exitcode), False)
+        if len(self.task.jobs) > 1 and not final:
+            parts = self.task.split(sorted(self.left))
+            listener.split(self.task, parts, cause)
+            return parts
+        for position in sorted(self.left):
+            listener.ended(self.task.jobs[position], state, cause, time.perf_counter() - self.started)
+        return []
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a job ended: a state of the ledger, a one-line cause unless it is ``ok``, and its seconds."""
-
-    job: Job
-    state: str
-    cause: str | None
-    seconds: float
-
-
-def slots(executor: LocalExecutor, trainer: TrainerConfig, n_jobs: int, threads: int | None = None) -> Slots:
-    """One job a GPU, or on a CPU one a core up to 4, unless the executor says otherwise.
+def slots(executor: LocalExecutor, trainer: TrainerConfig, n_tasks: int, threads: int | None = None) -> Slots:
+    """One task a GPU, or on a CPU one a core up to 4, unless the executor says otherwise.
 
     Args:
         executor: Explicit numbers win.
         trainer: ``accelerator=cpu`` leaves GPUs alone.
-        n_jobs: No more slots than jobs.
+        n_tasks: No more slots than tasks.
         threads: Of an earlier run of the sweep, kept unless the executor says otherwise.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = executor.threads_per_job or threads
     gpus = [] if trainer.accelerator == "cpu" else visible_gpus()
     per_device = executor.jobs_per_device
-    at_once = len(gpus) * (per_device or 1) or per_device or min(_MOST_JOBS_ON_A_CPU, max(1, cores // (threads or 1)))
-    at_once = min(at_once, max(1, n_jobs))
+    if gpus:
+        at_once = len(gpus) * (per_device or 1)
+    else:
+        at_once = per_device or min(_MOST_TASKS_ON_A_CPU, max(1, cores // (threads or 1)))
+    at_once = min(at_once, max(1, n_tasks))
     devices = tuple(gpus[index % len(gpus)] if gpus else None for index in range(at_once))
     return Slots(devices, threads or max(1, cores // at_once))
 
@@ -86,54 +144,75 @@ def visible_gpus() -> list[str]:
     return listing.stdout.split() if listing.returncode == 0 else []
 
 
-def run_jobs(
-    jobs: Sequence[Job], folder_of: Callable[[Job], Path], where: Slots, started: Callable[[Job], None]
-) -> Iterator[Ended]:
-    """Run ``jobs``, as many at once as there are slots, and yield each as it ends. A job's death costs only itself.
+def run_tasks(tasks: Sequence[Task], folder: Path, where: Slots, listener: Listener) -> None:
+    """Run ``tasks``, as many at once as there are slots. A job's death costs only itself: a task of several that dies
+    is tried again in halves, down to single jobs; what its jobs reported before stays.
 
-    Closing the iterator, or an exception in its consumer, ends the jobs that still run.
+    Args:
+        tasks: In the order in which they are started.
+        folder: Of the sweep.
+        where: What runs where.
+        listener: Is told of everything; an exception in it ends the processes.
+
+    Raises:
+        Interrupted: A signal asked the command to end; the processes had 30 s for a resume point each. A second signal
+            ends them at once.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    waiting, running, free = list(jobs), list[_Running](), list(where.devices)
+    waiting, running, free = list(tasks), list[_Running](), list(where.devices)
     try:
-        while waiting or running:
-            while waiting and free:
-                job = waiting.pop(0)
-                running.append(_start(context, job, folder_of(job), free.pop(0), where.threads))
-                started(job)
-            ready = connection.wait([one.process.sentinel for one in running])
-            for one in [one for one in running if one.process.sentinel in ready]:
-                running.remove(one)
-                free.append(one.device)
-                yield _ended(one)
+        with interrupt.postponed():
+            while (waiting or running) and interrupt.requested() is None:
+                while waiting and free:
+                    task = waiting.pop(0)
+                    running.append(_start(context, task, folder, free.pop(0), where.threads))
+                    listener.started(task)
+                _wait_for_news(running)
+                for one in _ended(running, listener):
+                    free.append(one.device)
+                    waiting[:0] = one.conclude(listener)
+            if interrupt.requested() is not None:
+                _stop(running, listener)
+        interrupt.check()
     finally:
         for one in running:
-            one.process.terminate()
-        for one in running:
-            one.process.join(5)
             one.process.kill()
+            one.process.join()
 
 
-def _start(context: Any, job: Job, folder: Path, device: str | None, threads: int) -> _Running:
+def _ended(running: list[_Running], listener: Listener) -> Iterator[_Running]:
+    """Listen to all; those whose process has ended are taken out."""
+    for one in list(running):
+        one.listen(listener)
+        if not one.process.is_alive():
+            running.remove(one)
+            yield one
+
+
+def _stop(running: list[_Running], listener: Listener) -> None:
+    """Ask the processes to end, and listen while they write their resume points."""
+    for one in running:
+        one.process.terminate()
+    deadline = time.monotonic() + _GRACE_S
+    while running and time.monotonic() < deadline:
+        _wait_for_news(running)
+        for one in _ended(running, listener):
+            one.abandon(listener)
+
+
+def _start(context: Any, task: Task, folder: Path, device: str | None, threads: int) -> _Running:
     receiver, sender = context.Pipe(duplex=False)
     environment = {"CUDA_VISIBLE_DEVICES": device or "", "OMP_NUM_THREADS": str(threads)}
-    process = context.Process(target=work, args=(job, folder, threads, environment, sender), name=f"job {job.id}")
+    process = context.Process(target=work, args=(task, folder, threads, environment, sender), name=f"task {task.id}")
     process.start()
     sender.close()
-    return _Running(job, process, receiver, device)
+    return _Running(task, process, receiver, device, set(range(len(task.jobs))) - task.done)
 
 
-def _ended(one: _Running) -> Ended:
-    seconds = time.perf_counter() - one.started
-    one.process.join()
-    try:
-        state, cause = one.report.recv() if one.report.poll() else (None, None)
-    except EOFError:
-        state, cause = None, None
-    if state is None:
-        state, cause = "failed", _cause_of_death(one.process.exitcode)
-    return Ended(one.job, state, cause, seconds)
+def _wait_for_news(running: Sequence[_Running]) -> None:
+    pipes = [one.report for one in running if not one.report.closed]
+    connection.wait([*pipes, *(one.process.sentinel for one in running)], _LOOK_UP_S)
 
 
 def _cause_of_death(code: int) -> str:

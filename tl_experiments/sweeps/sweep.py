@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tl_experiments.errors import UserError
+from tl_experiments.interrupt import Interrupted
 from tl_experiments.records import RECORD_FILE, RunRecord
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import ENDED_BADLY, Entry, Ledger
-from tl_experiments.sweeps.local import Slots, run_jobs, slots
-from tl_experiments.sweeps.worker import LOG_FILE, run_job
+from tl_experiments.sweeps.local import Slots, run_tasks, slots
+from tl_experiments.sweeps.tasks import LOG_FILE, Task, make_tasks
+from tl_experiments.sweeps.worker import run_job
 from tl_experiments.training.preflight import check_data, check_unchanged
 
 logger = logging.getLogger(__name__)
@@ -50,18 +52,11 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str) -> Outcome:
     _check_data(jobs, folder)
     with _ledger(jobs, folder, command) as ledger:
         todo = _not_done(jobs, ledger)
-        where = _slots(todo, ledger) if todo else None
-        if where is not None:
-            done = f", {len(jobs) - len(todo)} done already" if len(todo) < len(jobs) else ""
-            logger.info(
-                "sweep %s: %d %s to run%s, %s",
-                folder,
-                len(todo),
-                "job" if len(todo) == 1 else "jobs",
-                done,
-                _describe(where),
-            )
-            _run_in_processes(todo, ledger, where, _common(jobs))
+        if todo:
+            tasks = _tasks(jobs, todo, ledger)
+            where = _slots(tasks, ledger)
+            logger.info("sweep %s: %s, %s", folder, _counts(jobs, todo, tasks), _describe(where))
+            run_tasks(tasks, folder, where, _Bookkeeper(ledger, len(todo), _common(jobs)))
         return _outcome(jobs, todo, ledger)
 
 
@@ -70,6 +65,7 @@ def run_single(job: Job, folder: Path, command: str) -> Outcome:
 
     Raises:
         UserError: What the user can mend, after it has been entered in the ledger.
+        Interrupted: By a signal, likewise.
     """
     _check_data([job], folder)
     if _has_record(folder, job):
@@ -84,7 +80,7 @@ def run_single(job: Job, folder: Path, command: str) -> Outcome:
         entry.state, entry.cause, error = run_job(job, folder / job.id, job.config.executor.threads_per_job)
         entry.seconds = round(time.perf_counter() - started, 2)
         entry.log = f"{job.id}/{LOG_FILE}" if (folder / job.id / LOG_FILE).exists() else None
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | Interrupted):
             raise error
         return _outcome([job], [job], ledger)
 
@@ -101,6 +97,8 @@ def _ledger(jobs: Sequence[Job], folder: Path, command: str) -> Iterator[Ledger]
         for entry in ledger.jobs.values():
             if entry.state == "running":
                 entry.state, entry.cause = "interrupted", "the command ended before the job did; run it again"
+            elif entry.state == "pending":
+                entry.state, entry.cause = "skipped", "the command ended before its turn; run it again"
         ledger.write()
 
 
@@ -127,28 +125,57 @@ def _has_record(folder: Path, job: Job) -> bool:
     return (folder / job.id / RECORD_FILE).is_file()
 
 
-def _slots(todo: Sequence[Job], ledger: Ledger) -> Slots:
-    config = todo[0].config
-    where = slots(config.executor, config.trainer, len(todo), ledger.plan.get("threads_per_job"))
+def _slots(tasks: Sequence[Task], ledger: Ledger) -> Slots:
+    config = tasks[0].jobs[0].config
+    where = slots(config.executor, config.trainer, len(tasks), ledger.plan.get("threads_per_job"))
     ledger.plan["threads_per_job"] = where.threads
     return where
 
 
-def _run_in_processes(todo: Sequence[Job], ledger: Ledger, where: Slots, common: frozenset[str]) -> None:
-    def started(job: Job) -> None:
-        entry = ledger.jobs[job.id]
-        entry.state, entry.cause, entry.log = "running", None, f"{job.id}/{LOG_FILE}"
-        ledger.write()
+def _tasks(jobs: Sequence[Job], todo: Sequence[Job], ledger: Ledger) -> list[Task]:
+    """Tasks for ``todo``, entered in the ledger's plan."""
+    tasks = make_tasks(jobs, todo, ledger.plan.get("groups", []))
+    ledger.regroup([[job.id for job in task.jobs] for task in tasks])
+    return tasks
 
-    for count, ended in enumerate(run_jobs(todo, lambda job: ledger.folder / job.id, where, started), start=1):
-        entry = ledger.jobs[ended.job.id]
-        entry.state, entry.cause, entry.seconds = ended.state, ended.cause, round(ended.seconds, 2)  # type: ignore[assignment]
-        ledger.write()
-        tail = f"  {ended.cause}" if ended.cause else ""
-        what = " ".join(override for override in entry.overrides if override not in common)
+
+class _Bookkeeper:
+    """Enters in the ledger, and logs, what becomes of the jobs of a command."""
+
+    def __init__(self, ledger: Ledger, n_jobs: int, common: frozenset[str]) -> None:
+        self._ledger, self._n_jobs, self._common = ledger, n_jobs, common
+        self._count = 0
+
+    def started(self, task: Task) -> None:
+        for job in task.todo:
+            entry = self._ledger.jobs[job.id]
+            entry.state, entry.cause, entry.log = "running", None, task.log
+        self._ledger.write()
+
+    def progressed(self, job: Job, done: int, total: int) -> None:
+        pass
+
+    def ended(self, job: Job, state: str, cause: str | None, seconds: float) -> None:
+        entry = self._ledger.jobs[job.id]
+        entry.state, entry.cause, entry.seconds = state, cause, round(seconds, 2)  # type: ignore[assignment]
+        self._ledger.write()
+        self._count += 1
+        tail = f"  {cause}" if cause else ""
+        what = " ".join(override for override in entry.overrides if override not in self._common)
         logger.info(
             "[%*d/%d] %-8s %6.1f s  %s%s",
-            len(str(len(todo))), count, len(todo), ended.state, ended.seconds, what, tail,
+            len(str(self._n_jobs)), self._count, self._n_jobs, state, seconds, what, tail,
+        )  # fmt: skip
+
+    def split(self, task: Task, parts: Sequence[Task], cause: str) -> None:
+        left = [job for part in parts for job in part.jobs]
+        for job in left:
+            self._ledger.jobs[job.id].state = "pending"
+        self._ledger.regroup([[job.id for job in part.jobs] for part in parts])
+        self._ledger.write()
+        logger.info(
+            "%d jobs that were trained together died (%s), see %s: %d of them again, in %d tasks",
+            len(task.jobs), cause, task.log, len(left), len(parts),
         )  # fmt: skip
 
 
@@ -160,6 +187,12 @@ def _outcome(jobs: Sequence[Job], todo: Sequence[Job], ledger: Ledger) -> Outcom
 def _common(jobs: Sequence[Job]) -> frozenset[str]:
     """Overrides that tell no job of several from another."""
     return frozenset.intersection(*(frozenset(job.overrides) for job in jobs)) if len(jobs) > 1 else frozenset()
+
+
+def _counts(jobs: Sequence[Job], todo: Sequence[Job], tasks: Sequence[Task]) -> str:
+    done = f", {len(jobs) - len(todo)} done already" if len(todo) < len(jobs) else ""
+    grouped = f" in {len(tasks)} tasks" if 1 < len(tasks) < len(todo) else " in one" if len(tasks) < len(todo) else ""
+    return f"{len(todo)} {'job' if len(todo) == 1 else 'jobs'} to run{grouped}{done}"
 
 
 def _describe(where: Slots) -> str:

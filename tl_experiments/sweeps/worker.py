@@ -1,4 +1,4 @@
-"""What happens inside a job's own process."""
+"""What happens inside a task's own process."""
 
 from __future__ import annotations
 
@@ -7,48 +7,100 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
-from tl_experiments.errors import DivergedError, UserError, first_line
+from tl_experiments import interrupt
+from tl_experiments.errors import UserError
+from tl_experiments.interrupt import Interrupted
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import State
+from tl_experiments.sweeps.tasks import LOG_FILE, Task
+from tl_experiments.training.ending import how_it_ended
 
-LOG_FILE = "job.log"
-OUT_OF_MEMORY_HINT = "lower trainer.batch_size or backbone.preprocessing.image_size"
+logger = logging.getLogger(__name__)
+
+Send = Callable[[tuple[Any, ...]], None]
 
 
 def work(
-    job: Job, folder: Path, threads: int | None, environment: Mapping[str, str], report: connection.Connection
+    task: Task, folder: Path, threads: int | None, environment: Mapping[str, str], report: connection.Connection
 ) -> None:
-    """Run ``job`` in this process and send (state, cause) through ``report``; the log goes to ``job.log``.
+    """Run ``task`` in this process, its log in ``task.log``, and send through ``report``, as things happen:
+
+    - ``("ended", position, state, cause, seconds)`` for a job,
+    - ``("progress", position, done, total)`` of a job's steps, some times a second,
+    - last ``("left", state, cause, final)`` where the jobs that have not ended share one cause, which is ``final``
+      unless smaller tasks might do better.
 
     A process that dies before it can report is told from its exit code by the parent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
+    interrupt.install((signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2), at_once=True)
     os.environ.update(environment)
-    _write_output_to(folder / LOG_FILE)
+    _write_output_to(folder / task.log)
     _end_with_the_parent()
-    state, cause, _ = run_job(job, folder, threads)
-    if cause is not None:
-        logging.getLogger("tl_experiments").error("%s: %s", state, cause)
-    report.send((state, cause))
+    run_task(task, folder, threads, report.send)
     report.close()
 
 
-def run_job(job: Job, folder: Path, threads: int | None) -> tuple[State, str | None, Exception | None]:
-    """Run ``job``; returns (``ok``, None, None), or state, one-line cause and error. ``sys.exit`` passes through."""
-    import torch
+def run_task(task: Task, folder: Path, threads: int | None, send: Send) -> None:
+    """Train the jobs of ``task`` and ``send`` how they end, as ``work`` says. ``sys.exit`` passes through."""
 
-    from tl_experiments.training.run import run
+    def ended(position: int, state: str, cause: str | None, seconds: float) -> None:
+        if cause is not None:
+            logger.error("%s: %s: %s", task.jobs[position].id, state, cause)
+        send(("ended", position, state, cause, seconds))
 
-    if threads is not None:
-        torch.set_num_threads(threads)
     try:
+        import torch
+
+        from tl_experiments.training.together import run_together
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        jobs = [(job.config, folder / job.id) for job in task.jobs]
+        run_together(jobs, task.shared, ended, done=task.done, progress=Paced(send))
+    except Interrupted as error:
+        send(("left", "interrupted", f"{error}; run it again", True))
+    except Exception as error:
+        state, cause = how_it_ended(error)
+        final = isinstance(error, UserError)
+        if not final or task.jobs[0].config.debug.traceback:
+            traceback.print_exc()
+        logger.error("%s: %s", state, cause)
+        send(("left", state, cause, final))
+
+
+class Paced:
+    """Sends a job's progress, but not more often than anybody looks."""
+
+    def __init__(self, send: Send, interval_s: float = 0.25) -> None:
+        self._send, self._interval_s, self._next = send, interval_s, 0.0
+
+    def __call__(self, position: int, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + self._interval_s
+            self._send(("progress", position, done, total))
+
+
+def run_job(job: Job, folder: Path, threads: int | None) -> tuple[State, str | None, BaseException | None]:
+    """Run ``job``; returns (``ok``, None, None), or state, one-line cause and error. ``sys.exit`` passes through."""
+    try:
+        import torch
+
+        from tl_experiments.training.run import run
+
+        if threads is not None:
+            torch.set_num_threads(threads)
         run(job.config, folder)
+    except Interrupted as error:
+        return "interrupted", f"{error}; run it again", error
     except Exception as error:
         if job.config.debug.traceback:
             traceback.print_exc()
@@ -57,21 +109,8 @@ def run_job(job: Job, folder: Path, threads: int | None) -> tuple[State, str | N
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / LOG_FILE).open("a", encoding="utf-8") as log:
                 traceback.print_exc(file=log)
-        return state, cause, error
+        return state, cause, error  # type: ignore[return-value]
     return "ok", None, None
-
-
-def how_it_ended(error: Exception) -> tuple[State, str]:
-    """State and one-line cause of a run that raised ``error``."""
-    from tl_experiments.training.memory import is_out_of_memory
-
-    if isinstance(error, DivergedError):
-        return "diverged", str(error)
-    if isinstance(error, UserError):
-        return "failed", str(error)
-    if is_out_of_memory(error):
-        return "oom", f"{first_line(error)} -> {OUT_OF_MEMORY_HINT}"
-    return "failed", f"{type(error).__name__}: {first_line(error)}"
 
 
 class _CurrentStderr(logging.StreamHandler[Any]):

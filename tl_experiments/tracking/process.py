@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_experiments.errors import ConfigError
+from tl_experiments.interrupt import Interrupted
 from tl_experiments.safe_text import plain
 
 LATE = 3  # exit code of a tracker that had no time to finish
@@ -52,7 +53,7 @@ def following(folder: Path, trackers: Mapping[str, Mapping[str, Any]]) -> Iterat
     patience = _WAIT_S
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
         patience = _WAIT_AFTER_CTRL_C_S
         raise
     finally:

@@ -103,7 +103,7 @@ def make_record(
         total_parameters=sum(block.size for block in layout.all_blocks),
         learning_rate=parts.lr,
         weights=json.loads(json.dumps(dataclasses.asdict(parts.weights))),  # lists, as they read back
-        still_rising=history.still_rising(),
+        still_rising=not cfg.head.is_solved and history.still_rising(),
         wall_clock_s=time.perf_counter() - history.started if wall_clock_s is None else wall_clock_s,
         pretraining_s=parts.weights.pretraining_s,
         peak_memory_bytes=peak_memory_bytes(accelerator),

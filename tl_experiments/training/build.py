@@ -10,6 +10,7 @@ from tl_experiments.backbones.layout import layout_of
 from tl_experiments.backbones.report import WeightsReport
 from tl_experiments.backbones.timm_backbone import InputSpec, TimmBackbone, build_backbone, input_spec
 from tl_experiments.cache.store import Store
+from tl_experiments.config.heads import SolvedHead
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.decoded import DecodedImages
@@ -25,7 +26,7 @@ from tl_experiments.training.groups import ALONE, SharedWork
 from tl_experiments.training.model import TransferModel
 from tl_experiments.training.optimization import check_optimizer
 from tl_experiments.training.phases import PhaseSteps, phase_steps
-from tl_experiments.types import ModelLayout, Objective
+from tl_experiments.types import ModelLayout, Objective, Phase
 
 
 @dataclass(frozen=True)
@@ -152,9 +153,13 @@ def assemble(
     """
     head = build_head(cfg.head, backbone.feature_dim, len(data.spec.classes), derive(cfg.seed, "head"))
     layout = layout_of(backbone, head) if layout is None else layout
-    plan = cfg.freeze_strategy.plan(layout)
-    check_plan(plan, layout)
-    phases = phase_steps(plan, data.steps_per_epoch, cfg.trainer.max_epochs)
+    if isinstance(cfg.head, SolvedHead):  # a setting of its path counts as a step
+        plan: tuple[Phase, ...] = (Phase(0.0, dict.fromkeys(layout.head.parameters, 1.0), "frozen"),)
+        phases = phase_steps(plan, 1, len(cfg.head.path[1]))
+    else:
+        plan = cfg.freeze_strategy.plan(layout)
+        check_plan(plan, layout)
+        phases = phase_steps(plan, data.steps_per_epoch, cfg.trainer.max_epochs)
     if len(phases) == 1 < len(plan):  # it would be another strategy under this one's name
         raise ConfigError(
             "trainer.max_epochs",
@@ -167,8 +172,9 @@ def assemble(
     if cfg.trainer.gradient_checkpointing:
         backbone.checkpoint_gradients()
     objective = build_objective(cfg.objective)
+    lr = 0.0 if cfg.head.is_solved else cfg.base_lr()
     notes = (*_notes(cfg, backbone, layout), *_phase_notes(len(plan), len(phases)))
-    return Parts(data, model, backbone.report, objective, phases, cfg.base_lr(), notes)
+    return Parts(data, model, backbone.report, objective, phases, lr, notes)
 
 
 def _notes(cfg: TrainConfig, backbone: TimmBackbone, layout: ModelLayout) -> tuple[str, ...]:

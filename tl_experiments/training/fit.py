@@ -22,7 +22,7 @@ from tl_experiments.training.identity import job_id
 from tl_experiments.training.module import TransferModule
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.profiling import StepProfiler
-from tl_experiments.training.progress import progress_bars
+from tl_experiments.training.progress import Told, progress_callbacks, unwatched
 from tl_experiments.training.resume import ResumePoint, read_resume_point
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,9 @@ class Fitted:
     cached: dict[int, Cached]
 
 
-def fit(cfg: TrainConfig, parts: Parts, history: History, accelerator: str, precision: str) -> Fitted:
+def fit(
+    cfg: TrainConfig, parts: Parts, history: History, accelerator: str, precision: str, progress: Told = unwatched
+) -> Fitted:
     """One fit a phase, from the newest resume point in the run's folder; ``history`` then holds the chosen weights.
 
     The start of the last phase is validated too: it may be the best there is.
@@ -53,10 +55,11 @@ def fit(cfg: TrainConfig, parts: Parts, history: History, accelerator: str, prec
     point = saver.restore()
     done = point.step if point else 0
     accumulation = point.accumulation if point else cfg.trainer.accumulation
+    unvalidated = point is not None and len(point.losses) > 0
     found: dict[int, Cached] = {}
     parts.model.to(device_of(accelerator))
     for phase in parts.phases:
-        if phase.end_step <= done and not phase.last:
+        if not phase.last and (phase.end_step < done or (phase.end_step == done and not unvalidated)):
             continue
         inside = point if point is not None and phase.first_step < point.step else None
         parts.model.begin(phase.phase)
@@ -70,11 +73,13 @@ def fit(cfg: TrainConfig, parts: Parts, history: History, accelerator: str, prec
             cfg, parts, phase, history, cached=found.get(phase.number),
             point=inside, accumulation=accumulation, save=saver.save,
         )  # fmt: skip
-        trainer = _trainer(cfg, phase, len(module.chunks), history, accelerator, precision)
+        callbacks = progress_callbacks(phase, parts.phases[-1].end_step, progress)
+        trainer = _trainer(cfg, phase, len(module.chunks), history, accelerator, precision, callbacks)
         if inside is not None:
             trainer.precision_plugin.load_state_dict(inside.precision)
         with _interrupts_pass():
-            if phase.last and inside is None:
+            at_an_end = unvalidated and inside is not None and phase.ends_at(inside.step)
+            if at_an_end or (phase.last and inside is None):
                 trainer.validate(module, verbose=False)
             if module.chunks and not module.out_of_patience():
                 trainer.fit(module)
@@ -83,9 +88,14 @@ def fit(cfg: TrainConfig, parts: Parts, history: History, accelerator: str, prec
 
 
 def _trainer(
-    cfg: TrainConfig, phase: PhaseSteps, chunks: int, history: History, accelerator: str, precision: str
+    cfg: TrainConfig,
+    phase: PhaseSteps,
+    chunks: int,
+    history: History,
+    accelerator: str,
+    precision: str,
+    callbacks: list[pl.Callback],
 ) -> pl.Trainer:
-    callbacks = progress_bars(phase)
     if cfg.debug.profile and phase.number == 0:
         callbacks.append(StepProfiler(history.folder / "profile"))
     return pl.Trainer(
@@ -129,10 +139,10 @@ class _Saver:
             logger.info("resuming  after step %d of %d", point.step, self._parts.phases[-1].end_step)
         return point
 
-    def save(self, module: TransferModule) -> None:
-        """Write a point if the last one is old enough."""
+    def save(self, module: TransferModule, at_once: bool) -> None:
+        """Write a point if the last one is old enough, or in any case."""
         now = time.perf_counter()
-        if now - self._last < self._cfg.trainer.resume_interval_s:
+        if not at_once and now - self._last < self._cfg.trainer.resume_interval_s:
             return
         state = module.model.state_dict()
         begun = [phase for phase in self._parts.phases if phase.first_step < module.step]
@@ -141,10 +151,11 @@ class _Saver:
             run=self._run,
             step=module.step,
             model={name: state[name] for name in state if name in changed},
-            optimizer=module.torch_optimizer().state_dict(),
+            optimizer=module.optimizer_state(),
             precision=module.trainer.precision_plugin.state_dict(),
             ema=module.ema.average if module.ema else {},
             history=self._history.state(),
+            losses=module.losses().cpu(),
             accumulation=module.accumulation,
             elapsed_s=now - self._history.started,
         ).write(self._history.folder)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from tl_experiments.backbones.locate import weights_digest
 from tl_experiments.config.backbones import BackboneConfig
+from tl_experiments.config.datasets import Dataset
 from tl_experiments.config.heads import Linear
 from tl_experiments.config.optimization import SGD, AdamW
 from tl_experiments.config.schema import TrainConfig
@@ -39,12 +40,25 @@ def group_key(config: TrainConfig) -> str | None:
     if why_alone(config) is not None:
         return None
     content = dataclasses.asdict(config)
-    dataset = {key: value for key, value in content["dataset"].items() if key not in _SUBSET}
     backbone = {**content["backbone"], "weights": weights_digest(config.backbone.weights)}
     trainer = {key: content["trainer"][key] for key in ("accelerator", "precision", "memory_format")}
     seed = config.seed if config.backbone.weights == "random" else None  # of the backbone's weights
-    parts = [dataset, content["augmentation"], content["feature_cache"], backbone, trainer, content["debug"], seed]
+    parts = [
+        source_key(config.dataset),
+        content["augmentation"],
+        content["feature_cache"],
+        backbone,
+        trainer,
+        content["debug"],
+        seed,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def source_key(dataset: Dataset) -> str:
+    """Equal for datasets with the same images, whichever of them are used."""
+    content = {key: value for key, value in dataclasses.asdict(dataset).items() if key not in _SUBSET}
+    return json.dumps(content, sort_keys=True)
 
 
 def why_alone(config: TrainConfig) -> str | None:

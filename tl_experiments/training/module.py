@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.seeds import derive
 from tl_experiments.strategies.apply import param_groups
 from tl_experiments.training.audit import FreezeAudit, live_statistics
 from tl_experiments.training.build import Parts
@@ -30,6 +30,7 @@ from tl_experiments.training.memory import (
 from tl_experiments.training.metrics import Predictions, diverged, first_non_finite
 from tl_experiments.training.optimization import build_optimizer, schedule
 from tl_experiments.training.phases import PhaseSteps
+from tl_experiments.training.randomness import seed_step
 from tl_experiments.training.resume import ResumePoint
 from tl_experiments.types import Batch
 
@@ -47,7 +48,7 @@ class TransferModule(pl.LightningModule):
         cached: The activations that the phase trains on; None computes its frozen part in every step.
         point: Where to go on; None begins the phase.
         accumulation: Parts in which each batch is computed.
-        save: Called at the end of each chunk with what a resume needs.
+        save: Called with this module at the end of each chunk, and with True where a signal ends the run.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class TransferModule(pl.LightningModule):
         cached: Cached | None,
         point: ResumePoint | None,
         accumulation: int,
-        save: Callable[[TransferModule], None],
+        save: Callable[[TransferModule, bool], None],
     ) -> None:
         super().__init__()
         self.cfg = cfg
@@ -79,7 +80,7 @@ class TransferModule(pl.LightningModule):
         self._schedule = schedule(cfg.scheduler, phase.steps)
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._loss: Tensor | None = None  # of the step in progress
-        self._losses: list[Tensor] = []
+        self._losses: list[Tensor] = list(point.losses) if point else []  # since the last validation
         parts.model.begin(phase.phase)
         self._logits = parts.model.logits if cached is None else cached.logits
         backend = cfg.trainer.compile_backend  # compiled anew in each phase, which has gradients of its own
@@ -119,14 +120,7 @@ class TransferModule(pl.LightningModule):
         live = live_statistics(self.model, self.model.layout, self.phase.phase)
         self._before_step, self._before_backward = (Statistics(self.model, live) for _ in range(2))
         self._smallest_part = 2 if live else 1
-        if self.cfg.trainer.ema_decay is not None:
-            self.ema = Ema(self.model, self.phase.changeable(self.model), self.cfg.trainer.ema_decay)
-            if self.point is not None:
-                self.ema.load(self.point.ema)
-
-    def on_train_epoch_start(self) -> None:
-        # Dropout and the like: a function of the step at which the chunk begins, so that a resume repeats it.
-        torch.manual_seed(derive(self.cfg.seed, "training", self.step))
+        self._begin_average()
 
     def on_train_batch_start(self, *_: Any) -> None:
         multiplier = self._schedule(self.step - self.phase.first_step)
@@ -172,6 +166,7 @@ class TransferModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """The loss of the batch; gradients of all parts but the last are added up on the way."""
+        seed_step(self.cfg.seed, self.step, self.device)
         self.torch_optimizer().zero_grad()
         *earlier, last = split_batch(batch, self.accumulation, self._smallest_part)
         n = len(batch["label"])
@@ -203,10 +198,12 @@ class TransferModule(pl.LightningModule):
         if self.audit.is_due(self.global_step, self.phase.end_step - self.chunks[0][0]):
             self._refuse_non_finite_losses()
             self.audit.check(f"after {self.global_step} steps of the phase")
+        self._end_if_asked()
 
     def on_train_epoch_end(self) -> None:
         """Lightning calls this after the validation at the end of the chunk."""
-        self._save(self)
+        self._end_if_asked()
+        self._save(self, False)
 
     def on_train_end(self) -> None:
         assert self.audit is not None
@@ -218,21 +215,53 @@ class TransferModule(pl.LightningModule):
         assert isinstance(optimizer, pl.core.optimizer.LightningOptimizer)
         return optimizer.optimizer
 
+    def optimizer_state(self) -> dict[str, Any]:
+        """What the phase's optimizer knows; empty before its first step."""
+        if self.trainer.optimizers:
+            return self.trainer.optimizers[0].state_dict()
+        return self.point.optimizer if self.point else {}
+
+    def losses(self) -> Tensor:
+        """Losses of the steps since the last validation, ``(steps,)``, those before a resume included."""
+        return torch.stack([loss.to(self.device) for loss in self._losses]) if self._losses else torch.empty(0)
+
+    def _begin_average(self) -> None:
+        if self.cfg.trainer.ema_decay is not None and self.ema is None:
+            self.ema = Ema(self.model, self.phase.changeable(self.model), self.cfg.trainer.ema_decay)
+            if self.point is not None:
+                self.ema.load(self.point.ema)
+
+    def _end_if_asked(self) -> None:
+        """Where a signal has asked for it, write a resume point and end the run."""
+        if interrupt.requested() is not None:
+            self._save(self, True)
+            interrupt.check(f"after step {self.step} of {self.parts.phases[-1].end_step}")
+
     def _refuse_non_finite_losses(self) -> None:
         """One transfer from the device a chunk, instead of one a step."""
-        bad = first_non_finite(torch.stack(self._losses).cpu())
+        losses = self.losses().cpu()
+        bad = first_non_finite(losses)
         if bad is not None:
-            raise diverged(f"the loss is not finite at step {self.step - len(self._losses) + bad + 1}")
+            raise diverged(f"the loss is not finite at step {self.step - len(losses) + bad + 1}")
 
     # Validation and test
 
     def on_validation_start(self) -> None:
+        self._begin_average()
         if self.ema is not None:
             self.ema.swap(self.model)
 
     def on_validation_end(self) -> None:
         if self.ema is not None:
             self.ema.swap(self.model)
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        if interrupt.requested() is not None:
+            self.on_validation_end()  # the weights that train are saved, not their average
+        self._end_if_asked()
+
+    def on_test_batch_end(self, *_: Any) -> None:
+        self._end_if_asked()
 
     def _collect(self, batch: Batch, _index: int) -> None:
         if self.cfg.trainer.on_out_of_memory == "fail":
@@ -255,7 +284,7 @@ class TransferModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         if self._losses:
             self._refuse_non_finite_losses()
-        train_loss = float(torch.stack(self._losses).mean()) if self._losses else None
+        train_loss = float(self.losses().mean()) if self._losses else None
         self._losses.clear()
         lr = self._last_lr() if train_loss is not None else None
         val = self._gather()

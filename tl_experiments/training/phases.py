@@ -49,8 +49,12 @@ class PhaseSteps:
         return self.chunks[-1][1]
 
     def chunks_from(self, step: int) -> tuple[tuple[int, int], ...]:
-        """The chunks that are left when ``step`` optimizer steps of the run are done."""
-        return tuple(chunk for chunk in self.chunks if chunk[0] >= step)
+        """What is left of the chunks when ``step`` optimizer steps of the run are done."""
+        return tuple((max(start, step), end) for start, end in self.chunks if end > step)
+
+    def ends_at(self, step: int) -> bool:
+        """Whether a chunk ends when ``step`` optimizer steps of the run are done."""
+        return any(end == step for _, end in self.chunks)
 
     def changeable(self, model: nn.Module) -> list[str]:
         """Names in the model's state of everything that the phase can change: its parameters and all buffers."""

@@ -71,7 +71,7 @@ def train_probes(
     with ThreadPoolExecutor(_WRITERS) as writers:
         list(writers.map(_begin, wanted))
         for stack in stacks(probes):
-            train = solve if lead.cfg.head.is_solved else train_stack
+            train = solve if stack[0].cfg.head.is_solved else train_stack
             ended = dict(zip((probe.position for probe in stack), train(stack, cached.data, progress), strict=True))
             share = (time.perf_counter() - started) / len(jobs)
             write = partial(_finish, accelerator=accelerator, precision=precision, share=share, together=len(probes))
@@ -104,7 +104,7 @@ def _open_all(
             yield position, error
             continue
         lead = lead or parts
-        history = History(folder, data.steps_per_epoch, started, quiet=len(jobs) > 1)
+        history = History(folder, 1 if cfg.head.is_solved else data.steps_per_epoch, started, quiet=len(jobs) > 1)
         yield Probe(position, cfg, parts, history)
 
 
@@ -154,10 +154,7 @@ def _finish(
     write_results(folder, parts.data, history, outcome.test)
     write_checkpoint(folder, cfg, identity, parts)
     counts = {"images_decoded": 0, "images_encoded": 0, "cached_phases": [0], "together": together, **work}
-    notes = outcome.notes
-    if together > 1:
-        notes = (*notes, f"Trained in one computation with {together - 1} more; its seconds are its share of that.")
-    trained = Trained(outcome.test, outcome.last_step, 1, counts, notes)
+    trained = Trained(outcome.test, outcome.last_step, 1, counts, outcome.notes)
     record = make_record(cfg, identity, parts, history, trained, accelerator, precision, share)
     record.write(folder)
     return record

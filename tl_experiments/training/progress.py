@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -11,10 +12,26 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tl_experiments.training.phases import PhaseSteps
 
+Told = Callable[[int, int], None]
 
-def progress_bars(phase: PhaseSteps) -> list[pl.Callback]:
-    """The phase's bar, if somebody looks at it."""
-    return [StepBar(phase)] if sys.stderr.isatty() else []
+
+def unwatched(_done: int, _total: int) -> None:
+    """Nobody looks."""
+
+
+def progress_callbacks(phase: PhaseSteps, total: int, progress: Told) -> list[pl.Callback]:
+    """The phase's bar, if somebody looks at it, and a call of ``progress`` after each step of ``total``."""
+    return [StepCalls(total, progress), *([StepBar(phase)] if sys.stderr.isatty() else [])]
+
+
+class StepCalls(pl.Callback):
+    """Tells somebody else of each step."""
+
+    def __init__(self, total: int, progress: Told) -> None:
+        self._total, self._progress = total, progress
+
+    def on_train_batch_end(self, _trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        self._progress(module.step, self._total)  # type: ignore[arg-type]
 
 
 class StepBar(pl.Callback):

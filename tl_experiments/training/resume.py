@@ -1,4 +1,4 @@
-"""What a run needs to go on after it was killed: written at ends of epochs, read once, removed when the run is done."""
+"""What a run needs to go on after it was killed: written between two steps, read once, removed when the run is done."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class ResumePoint:
         precision: State of the loss scaling; empty without one.
         ema: The average of the phase in progress; empty without one.
         history: What validation said, and the best weights.
+        losses: Of the steps since the last validation, ``(steps,)``; empty right after one.
         accumulation: Parts in which batches are computed by now.
         elapsed_s: Seconds of training behind it.
     """
@@ -45,6 +46,7 @@ class ResumePoint:
     precision: dict[str, Any]
     ema: dict[str, Tensor]
     history: dict[str, Any]
+    losses: Tensor
     accumulation: int
     elapsed_s: float
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import UserError
 from tl_experiments.records import RECORD_FILE, RunRecord
@@ -21,6 +22,7 @@ from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id, runs_folder
 from tl_experiments.training.outputs import write_results
 from tl_experiments.training.probing import train_probes
+from tl_experiments.training.progress import Told, unwatched
 from tl_experiments.training.resume import remove_resume_points
 from tl_experiments.training.summary import layout_table, summary_lines
 
@@ -32,33 +34,35 @@ def layout(cfg: TrainConfig) -> str:
     return layout_table(build(cfg))
 
 
-def run(cfg: TrainConfig, folder: Path | str | None = None, shared: SharedWork = ALONE) -> RunRecord:
+def run(
+    cfg: TrainConfig, folder: Path | str | None = None, shared: SharedWork = ALONE, progress: Told = unwatched
+) -> RunRecord:
     """Train one job and write its folder: metrics, predictions, checkpoint, and last the record.
 
     Args:
         cfg: From ``compose``.
         folder: Where to write; by default ``<output_dir>/<name or "runs">/<job id>``.
         shared: What to do for others on the way.
+        progress: Called with the steps done and their total.
 
     Raises:
         UserError: What is wrong with config, data or weights, before training; ``DivergedError`` and
             ``TrainingError`` during it.
+        Interrupted: A signal that ``interrupt.install`` handles; the same call again goes on from the step in progress.
     """
     identity = job_id(cfg)
     target = Path(folder) if folder is not None else runs_folder(cfg) / (cfg.name or "runs") / identity
-    return _run_alone(cfg, target, identity, shared) if group_key(cfg) is None else _run_probe(cfg, target, shared)
-
-
-def _run_probe(cfg: TrainConfig, folder: Path, shared: SharedWork) -> RunRecord:
-    """A head on fixed features: a group of one."""
-    ((_, result),) = train_probes([(cfg, folder)], shared, frozenset(), lambda *_: None)
+    if group_key(cfg) is None:
+        return _run_alone(cfg, target, identity, shared, progress)
+    ((_, result),) = train_probes([(cfg, target)], shared, frozenset(), lambda _, *steps: progress(*steps))
     if isinstance(result, UserError):
         raise result
-    _say(result, folder)
+    _say(result, target)
     return result
 
 
-def _run_alone(cfg: TrainConfig, target: Path, identity: str, shared: SharedWork) -> RunRecord:
+def _run_alone(cfg: TrainConfig, target: Path, identity: str, shared: SharedWork, progress: Told) -> RunRecord:
+    """A run that Lightning trains."""
     started = time.perf_counter()
     accelerator = choose_accelerator(cfg.trainer)
     precision = choose_precision(cfg.trainer, accelerator)
@@ -71,11 +75,11 @@ def _run_alone(cfg: TrainConfig, target: Path, identity: str, shared: SharedWork
     (target / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
     write_start(target, cfg, identity, parts.lr)
     history = History(target, parts.data.steps_per_epoch, started)
-    fitted = fit(cfg, parts, history, accelerator, precision)
-    module = fitted.module
-
-    history.restore_best(parts.model)
-    fitted.trainer.test(module, dataloaders=module.data.eval_loader("test"), verbose=False)
+    with interrupt.postponed():
+        fitted = fit(cfg, parts, history, accelerator, precision, progress)
+        module = fitted.module
+        history.restore_best(parts.model)
+        fitted.trainer.test(module, dataloaders=module.data.eval_loader("test"), verbose=False)
     assert module.predictions is not None
     write_results(target, parts.data, history, module.predictions)
     write_checkpoint(target, cfg, identity, parts)
@@ -98,8 +102,9 @@ def _say(record: RunRecord, folder: Path) -> None:
     if record.config["debug"]["evaluate_on_train"]:
         learnt, n = record.metrics["test"]["accuracy"], record.data["sizes"]["train"]
         logger.info("overfit   learnt %d of %d images by heart", round(learnt * n), n)
+    epoch = "" if record.learning_rate == 0 else f"  with the weights of epoch {record.best_epoch:.4g}"
     logger.info(
-        "test      accuracy %.4f  macro F1 %.4f  nll %.4f  with the weights of epoch %.4g  %.1f s -> %s",
+        "test      accuracy %.4f  macro F1 %.4f  nll %.4f%s  %.1f s -> %s",
         *(record.metrics["test"][name] for name in ("accuracy", "macro_f1", "nll")),
-        record.best_epoch, record.wall_clock_s, folder,
+        epoch, record.wall_clock_s, folder,
     )  # fmt: skip

@@ -156,7 +156,8 @@ class _Run:
     def _validate(self, heads: ProbeStack, phase: PhaseSteps, step: int, losses: Tensor | None) -> None:
         """Enter the validation after ``step`` steps; ``losses`` are those since the last, ``(steps, K)``."""
         index, label, outputs = self._outputs(heads.weight, heads.bias, "val")
-        metrics = metrics_of_each(outputs, label)
+        columns = {name: values.tolist() for name, values in metrics_of_each(outputs, label).items()}
+        metrics = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         now = time.perf_counter()
         for number, probe in enumerate(self.stack):
             if number in self.errors:

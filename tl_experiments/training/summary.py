@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tl_experiments.backbones.report import WeightsReport
+from tl_experiments.config.heads import SolvedHead
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.strategies.plans import frozen_prefix
 from tl_experiments.training.build import Parts
@@ -24,7 +25,10 @@ def summary_lines(cfg: TrainConfig, parts: Parts, device: str, precision: str) -
     total = sum(block.size for block in parts.model.layout.all_blocks)
     yield f"backbone  {cfg.backbone.name}: {total:,} parameters with the head"
     yield f"weights   {weights_line(parts.weights)}"
-    for phase in parts.phases:
+    if isinstance(cfg.head, SolvedHead):
+        name, settings = cfg.head.path
+        yield f"head      {cfg.head.name}: solved on the features of the frozen backbone, {name} out of {len(settings)}"
+    for phase in () if cfg.head.is_solved else parts.phases:
         trained = sum(trained_parameters(parts, phase).values())
         rates = phase.learning_rates(parts.lr)
         span = f"{rates[0]:.3g}" if len(rates) == 1 else f"{rates[0]:.3g} to {rates[-1]:.3g}"

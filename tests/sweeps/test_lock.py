@@ -1,0 +1,83 @@
+"""Two commands never run in one sweep's folder at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import TINY
+from tl_experiments.errors import UserError
+from tl_experiments.sweeps.ledger import Ledger
+from tl_experiments.sweeps.lock import LOCK_FILE, running_here
+
+SLOW = ["freeze_strategy=full", "trainer.max_epochs=2000", "dataset.shots=5", "name=same"]
+
+
+@pytest.mark.parametrize("sweep", [["-m", "seed=0,1", "executor.jobs_per_device=1"], []], ids=["sweep", "single"])
+def test_the_second_command_says_who_runs_and_a_dead_one_keeps_nobody_out(tmp_path, sweep):
+    command = [sys.executable, "-m", "tl_experiments", "train", *TINY, *SLOW, *sweep, f"output_dir={tmp_path}"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    first = subprocess.Popen(command, **quiet)
+    lock = tmp_path / "same" / LOCK_FILE
+    try:
+        _wait_for(lambda: lock.exists() and "running" in states(tmp_path))
+        before = (tmp_path / "same" / "sweep.json").read_bytes()
+        second = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        assert second.returncode == 2
+        said = rf"error: .*same: is being run by process {first.pid} on \S+ since \d{{4}}-.* -> wait for it, or .*"
+        assert re.fullmatch(said, second.stderr.splitlines()[-1])
+        assert lock.exists()
+        assert first.poll() is None
+        assert (tmp_path / "same" / "sweep.json").read_bytes() == before
+    finally:
+        first.kill()
+        first.wait()
+    assert lock.exists()  # nobody was left to remove it
+    third = subprocess.Popen([*command], **quiet)
+    try:
+        _wait_for(lambda: f'"pid": {third.pid}' in lock.read_text() and "running" in states(tmp_path))
+    finally:
+        third.send_signal(signal.SIGTERM)
+        assert third.wait(60) == 143
+    assert not lock.exists()
+
+
+def test_nothing_is_left_of_a_command_that_could_not_begin(tmp_path):
+    with pytest.raises(UserError, match="no data"), running_here(tmp_path / "new"):
+        raise UserError("root", "no data", "give some")
+    assert list(tmp_path.iterdir()) == []
+    with running_here(tmp_path / "kept"):
+        (tmp_path / "kept" / "result").touch()
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["result"]
+
+
+def test_the_same_process_is_told_too(tmp_path):
+    with running_here(tmp_path), pytest.raises(UserError, match=f"by process {os.getpid()} on"), running_here(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with (
+        pytest.raises(UserError, match=r"cannot be written \(Permission denied\) -> give"),
+        running_here(tmp_path / "x"),
+    ):
+        pass
+
+
+def states(folder):
+    return {entry.state for entry in Ledger.open(folder / "same").jobs.values()}
+
+
+def _wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)

@@ -1,0 +1,111 @@
+"""A signal ends a run at the step in progress, and the same run goes on from there, to the bit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+
+import pytest
+
+from tests.training.test_resume import assert_equal, ends, three_phases
+from tl_experiments import interrupt
+from tl_experiments.interrupt import Interrupted
+from tl_experiments.objectives.supervised import SupervisedObjective
+from tl_experiments.training.module import TransferModule
+from tl_experiments.training.run import run
+
+
+def signalled(cfg, folder, monkeypatch, signum, *, loss=None, evaluation=None):
+    """Run until a signal comes in the forward pass of so many losses or evaluation batches; None where it is done."""
+    count = {"loss": 0, "evaluation": 0}
+
+    def counting(key, method, at):
+        def counted(*arguments):
+            if count[key] == at:
+                os.kill(os.getpid(), signum)
+            count[key] += 1
+            return method(*arguments)
+
+        return counted
+
+    with monkeypatch.context() as patch, interrupt.installed():
+        patch.setattr(SupervisedObjective, "loss", counting("loss", SupervisedObjective.loss, loss))
+        patch.setattr(TransferModule, "validation_step", counting("evaluation", TransferModule._collect, evaluation))
+        patch.setattr(TransferModule, "test_step", counting("evaluation", TransferModule._collect, evaluation))
+        with contextlib.suppress(Interrupted):
+            return run(cfg, folder)
+    return None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted run of each variant, made once."""
+    made = {}
+
+    def make(key, cfg):
+        if key not in made:
+            folder = tmp_path_factory.mktemp("whole")
+            made[key] = ends(folder, run(cfg, folder))
+        return made[key]
+
+    return make
+
+
+RARE = "trainer.resume_interval_s=1e9"  # what a signal writes is all there is
+
+
+# In an epoch, at its end; before, at and after the changes of phase at 5 and 12; the first step and the last
+@pytest.mark.parametrize("step", [0, 1, 2, 4, 5, 11, 12, 13, 23])
+def test_at_any_step_it_ends_there_and_goes_on_there(tiny, tmp_path, monkeypatch, whole, step):
+    cfg = three_phases(tiny, RARE)
+    assert signalled(cfg, tmp_path, monkeypatch, signal.SIGTERM, loss=step) is None
+    assert [path.name for path in tmp_path.glob("resume-*.pt")] == [f"resume-{step + 1:08d}.pt"]
+    record, steps = counted(cfg, tmp_path, monkeypatch)
+    assert steps == 24 - (step + 1)
+    assert_equal(ends(tmp_path, record), whole("plain", cfg))
+
+
+@pytest.mark.parametrize("batch", [0, 1, 4, 5, 9, 10])
+@pytest.mark.parametrize("overrides", [[], ["trainer.ema_decay=0.8"]], ids=["plain", "ema"])
+def test_in_a_validation_or_the_test(tiny, tmp_path, monkeypatch, whole, batch, overrides):
+    """After the chunks 3, 5, 6, 9, 12, at the start of the last phase, after 15, 18, 21, 24; then test."""
+    cfg = three_phases(tiny, RARE, *overrides)
+    assert signalled(cfg, tmp_path, monkeypatch, signal.SIGUSR1, evaluation=batch) is None
+    record, _ = counted(cfg, tmp_path, monkeypatch)
+    assert_equal(ends(tmp_path, record), whole(tuple(overrides), cfg))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer.ema_decay=0.8"],
+        ["optimizer=sgd", "optimizer.lr=0.01", "scheduler=one_cycle"],
+        ["trainer.early_stopping_patience=1", "trainer.accumulation=2"],
+        ["augmentation=mixup"],
+    ],
+    ids=lambda overrides: overrides[0],
+)
+def test_every_few_steps_with_every_kind_of_state(tiny, tmp_path, monkeypatch, whole, overrides):
+    cfg = three_phases(tiny, RARE, *overrides)
+    record, signals = None, 0
+    while record is None:
+        record = signalled(cfg, tmp_path, monkeypatch, signal.SIGINT, loss=3 * cfg.trainer.accumulation)
+        signals += record is None
+    assert signals >= 3
+    assert_equal(ends(tmp_path, record), whole(overrides[0], cfg))
+
+
+def counted(cfg, folder, monkeypatch):
+    """The record of the run, and how many steps it took now."""
+    steps = 0
+    loss = SupervisedObjective.loss
+
+    def counting(self, model, batch):
+        nonlocal steps
+        steps += 1
+        return loss(self, model, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SupervisedObjective, "loss", counting)
+        return run(cfg, folder), steps

@@ -1,0 +1,104 @@
+"""Signals that let a run end at its next safe point. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from tl_experiments.errors import SIGNALLED
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Interrupted(BaseException):
+    """A signal asks this process to end. No ``Exception``: what mends or reports errors must not swallow it.
+
+    Args:
+        signum: Of the signal.
+        where: How far the work came, such as ``after step 12 of 40``.
+    """
+
+    def __init__(self, signum: int, where: str | None = None) -> None:
+        super().__init__(signum, where)
+        self.signum, self.where = signum, where
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell shows for a command that this signal ended: 130, 143, 138, 140."""
+        return SIGNALLED + self.signum
+
+    def __str__(self) -> str:
+        name = signal.Signals(self.signum).name
+        return f"{name} {self.where}" if self.where else name
+
+
+@dataclass
+class _State:
+    process: int = 0  # that installed the handlers: a loader forked from it leaves signals to it
+    received: int | None = None
+    at_once: bool = False
+
+
+_state = _State()
+
+
+def install(signals: Iterable[int] = SIGNALS, *, at_once: bool = False) -> None:
+    """From now on these signals are noted for ``requested`` and ``check``; a second one raises wherever it comes.
+
+    Args:
+        signals: Numbers.
+        at_once: Raise ``Interrupted`` at the first signal too, except within ``postponed``.
+
+    Raises:
+        ValueError: Not in the main thread.
+    """
+    _state.process, _state.received, _state.at_once = os.getpid(), None, at_once
+    for one in signals:
+        signal.signal(one, _note)
+
+
+@contextmanager
+def installed(signals: Iterable[int] = SIGNALS, *, at_once: bool = False) -> Iterator[None]:
+    """``install`` for the body alone: afterwards the handlers are those of before, and nothing is requested."""
+    before = {one: signal.getsignal(one) for one in signals}
+    install(before, at_once=at_once)
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        _state.received, _state.at_once = None, False
+
+
+@contextmanager
+def postponed() -> Iterator[None]:
+    """In the body signals are only noted: it asks for them at its own safe points."""
+    before, _state.at_once = _state.at_once, False
+    try:
+        yield
+    finally:
+        _state.at_once = before
+
+
+def requested() -> int | None:
+    """The signal that asked this process to end; None without one."""
+    return _state.received
+
+
+def check(where: str | None = None) -> None:
+    """Raise ``Interrupted`` if a signal has asked for it; to be called where nothing is half done."""
+    if _state.received is not None:
+        raise Interrupted(_state.received, where)
+
+
+def _note(signum: int, _frame: FrameType | None) -> None:
+    if os.getpid() != _state.process:
+        return
+    second = _state.received is not None
+    _state.received = signum
+    if second or _state.at_once:
+        raise Interrupted(signum)

@@ -1,0 +1,146 @@
+"""What one process runs: a task of one job, or of several that are trained in one computation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tl_experiments.config.backbones import BackboneConfig
+from tl_experiments.config.schema import TrainConfig
+from tl_experiments.errors import ConfigError
+from tl_experiments.strategies.plans import frozen_prefix
+from tl_experiments.sweeps.jobs import Job
+from tl_experiments.training.groups import ALONE, SharedWork, group_key, source_key
+from tl_experiments.types import Block, ModelLayout, Phase
+
+LOG_FILE = "job.log"
+
+
+def _any_net() -> ModelLayout:
+    """As deep as nets are, so that a strategy's plan for it has the shape of its plans for others."""
+    names = [f"block{number}" for number in range(64)]
+    blocks = [Block(one, dict.fromkeys((f"{one}.weight", f"{one}.bias", f"{one}.norm"), 1)) for one in names]
+    with_norms = tuple(replace(block, norms=frozenset({f"{block.name}.norm"})) for block in blocks)
+    return ModelLayout(with_norms, Block("head", {"head.weight": 1, "head.bias": 1}))
+
+
+_ANY_NET = _any_net()
+
+
+@dataclass(frozen=True)
+class Task:
+    """Jobs of one process.
+
+    Args:
+        jobs: One, or several with equal ``group_key``.
+        done: Positions of jobs that ended before: they are computed with the others, since the grouping fixes the last
+            bits of a result, and not written again.
+        shared: What it does for other tasks.
+    """
+
+    jobs: tuple[Job, ...]
+    done: frozenset[int] = frozenset()
+    shared: SharedWork = ALONE
+
+    @property
+    def todo(self) -> tuple[Job, ...]:
+        """The jobs whose results are wanted."""
+        return tuple(job for position, job in enumerate(self.jobs) if position not in self.done)
+
+    @property
+    def id(self) -> str:
+        """12 hex digits or so; that of its job, where it has only one."""
+        ids = [job.id for job in self.jobs]
+        return ids[0] if len(ids) == 1 else hashlib.sha256(" ".join(ids).encode()).hexdigest()[:12]
+
+    @property
+    def log(self) -> str:
+        """Where its output goes, from the sweep's folder."""
+        return f"{self.id}/{LOG_FILE}" if len(self.jobs) == 1 else f"logs/{self.id}.log"
+
+    def split(self, left: Sequence[int]) -> list[Task]:
+        """Tasks of about half the jobs at the positions ``left``, to find the one that brings the others down."""
+        jobs = tuple(self.jobs[position] for position in left)
+        middle = (len(jobs) + 1) // 2
+        return [Task(half, shared=self.shared) for half in (jobs[:middle], jobs[middle:]) if half]
+
+
+def make_tasks(jobs: Sequence[Job], todo: Sequence[Job], stored: Sequence[Sequence[str]]) -> list[Task]:
+    """The tasks that run ``todo``: first those that give results early and warm caches, heads on fixed features.
+
+    Args:
+        jobs: All of the command, those that are done as well.
+        todo: Those to run.
+        stored: Ids of the jobs of earlier tasks of the sweep. A task that all belong to the command is formed again as
+            it was; jobs that are in none of these are grouped by ``group_key``.
+    """
+    wanted = {job.id for job in todo}
+    groups = [group for group in _again(jobs, stored) if wanted & {job.id for job in group}]
+    grouped = {job.id for group in groups for job in group}
+    fresh: dict[str, list[Job]] = {}
+    for job in todo:
+        if job.id not in grouped:
+            fresh.setdefault(group_key(job.config) or job.id, []).append(job)
+    tasks = [
+        Task(group, frozenset(position for position, job in enumerate(group) if job.id not in wanted))
+        for group in (*groups, *(tuple(group) for group in fresh.values()))
+    ]
+    place = {job.id: number for number, job in enumerate(jobs)}
+    tasks.sort(key=lambda task: (_rank(task.jobs[0].config), min(place[job.id] for job in task.todo)))
+    return _sharing(tasks)
+
+
+def trains_live(config: TrainConfig) -> bool:
+    """Whether some phase of the run needs the images' pixels at every step."""
+    cache, augmentation = config.feature_cache, config.augmentation.name
+    augmented = augmentation != "none" and (cache.views is None or augmentation in ("mixup", "cutmix"))
+    return cache.name == "off" or augmented or any(frozen == 0 for frozen in _frozen_prefixes(config))
+
+
+def _again(jobs: Sequence[Job], stored: Sequence[Sequence[str]]) -> list[tuple[Job, ...]]:
+    by_id = {job.id: job for job in jobs}
+    groups = [tuple(by_id[one] for one in ids) for ids in stored if by_id.keys() >= set(ids)]
+    return [group for group in groups if len(group) == 1 or _can_be_one(group)]
+
+
+def _can_be_one(group: Sequence[Job]) -> bool:
+    """Options that are not part of a job's identity, such as ``feature_cache``, may have changed since."""
+    keys = {group_key(job.config) for job in group}
+    return len(keys) == 1 and None not in keys
+
+
+def _rank(config: TrainConfig) -> int:
+    """0 for heads on fixed features, 1 for a tail on fixed activations, 2 for what trains the whole net."""
+    if group_key(config) is not None:
+        return 0
+    prefixes = _frozen_prefixes(config)
+    return 1 if len(prefixes) == 1 and prefixes[0] > 0 else 2
+
+
+def _frozen_prefixes(config: TrainConfig) -> list[int]:
+    """Of each phase, by its plan for a net that stands for any; 1 where the plan names blocks of a certain one."""
+    try:
+        plan: tuple[Phase, ...] = config.freeze_strategy.plan(_ANY_NET)
+    except ConfigError:
+        return [1]
+    return [frozen_prefix(phase, _ANY_NET) for phase in plan]
+
+
+def _sharing(tasks: Sequence[Task]) -> list[Task]:
+    """The tasks, told of each other: the first to decode an image does it for the backbones of all."""
+    sources = [source_key(task.jobs[0].config.dataset) for task in tasks]
+    backbones: dict[str, dict[str, BackboneConfig]] = {}
+    for task, source in zip(tasks, sources, strict=True):
+        known = backbones.setdefault(source, {})
+        known |= {repr(job.config.backbone): job.config.backbone for job in task.jobs}
+    counts = Counter(sources)
+    return [
+        replace(task, shared=SharedWork(tuple(backbones[source].values()), counts[source] > 1 or _any_live(task)))
+        for task, source in zip(tasks, sources, strict=True)
+    ]
+
+
+def _any_live(task: Task) -> bool:
+    return any(trains_live(job.config) for job in task.jobs)
