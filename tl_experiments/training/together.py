@@ -47,8 +47,8 @@ def run_together(
     started = time.perf_counter()
     if group_key(jobs[0][0]) is not None:
         for position, result in train_probes(jobs, shared, done, progress):
-            state = ("ok", None) if isinstance(result, RunRecord) else how_it_ended(result)
-            ended(position, *state, (time.perf_counter() - started) / len(jobs))
+            state, cause = ("ok", None) if isinstance(result, RunRecord) else how_it_ended(result)
+            ended(position, state, cause, (time.perf_counter() - started) / len(jobs))
         return
     ((config, folder),) = jobs  # only heads on fixed features are trained together
     try:
