@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tl_experiments.records import METRICS_FILE, write_atomically
+from tl_experiments.records import METRICS_FILE, append_line, write_atomically
 from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.phases import PhaseSteps
 
@@ -64,8 +64,7 @@ class History:
             "seconds": now - self.started,
         }
         self.lines.append(line)
-        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(self.folder / METRICS_FILE, json.dumps(line))
         loss = "" if train_loss is None else f"  train loss {train_loss:.4f}"
         logger.info(
             "epoch %-6.4g val accuracy %.4f  nll %.4f%s  %.1f s",
