@@ -41,6 +41,12 @@ class TrainingError(UserError):
     exit_code = SOME_FAILED
 
 
+class StorageError(UserError):
+    """A file that could not be written because the disk is full."""
+
+    exit_code = SOME_FAILED
+
+
 class DivergedError(TrainingError):
     """The loss or the outputs became NaN or infinite: the run is listed as ``diverged`` and never ranked."""
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import re
 import secrets
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tl_experiments.errors import UserError
+from tl_experiments.errors import StorageError, UserError
 from tl_experiments.safe_text import redacted
 
 SCHEMA_VERSION = 1
@@ -34,21 +38,90 @@ NOT_IN_THE_RESULT = frozenset(
 def write_atomically(path: Path, content: bytes | str) -> Path:
     """Write a file whole or not at all: a reader sees the old file or the new one, also after a crash.
 
-    The temporary file stands in the same folder, so that a full ``$TMPDIR`` or another disk cannot matter.
+    The temporary file stands in the same folder, so that a full ``$TMPDIR`` or another disk cannot matter. File and
+    folder are on the disk when this returns: a job that was called done is done after a power cut too.
+
+    Raises:
+        StorageError: The disk is full; the old file is as it was.
     """
     data = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    try:
-        with temporary.open("xb") as stream:  # not mkstemp, whose files only their owner may read
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("xb") as stream:  # not mkstemp, whose files only their owner may read
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
     return path
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file that one process writes; it outlives that process from here on.
+
+    A kill or a full disk can leave a part of the line, which readers must leave out.
+
+    Raises:
+        StorageError: The disk is full.
+    """
+    with storing(path), path.open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Where the body finds the disk full, say which file and how little is free."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        why = "no space is left" if error.errno == errno.ENOSPC else "the quota is used up"
+        raise StorageError(
+            str(path), f"{why}, {free_bytes(path.parent):,} bytes are free", "make room, then run the same command"
+        ) from error
+
+
+def free_bytes(folder: Path) -> int:
+    """What may still be written into ``folder``, or where it would be made."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def remove_stale_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed left in ``folder``; what a living process writes stays."""
+    for path in folder.glob(".*.tmp"):
+        writer = re.fullmatch(r"(\d+)-[0-9a-f]+", path.name.split(".")[-2])
+        if writer and not _is_another_living(int(writer[1])):
+            path.unlink(missing_ok=True)
+
+
+def _is_another_living(process: int) -> bool:
+    if process == os.getpid():  # of an earlier process with our number: this one writes nothing at the moment
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put a rename on the disk, where the file system can: 10 us to some ms beside the fsync of the file."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from tests.training.test_freeze import RULE
 from tl_experiments.errors import TrainingError
 from tl_experiments.objectives.supervised import SupervisedObjective
+from tl_experiments.training import resume
 from tl_experiments.training.build import build
-from tl_experiments.training.resume import ResumePoint, read_resume_point
+from tl_experiments.training.resume import ResumePoint, is_due, read_resume_point
 from tl_experiments.training.run import run
 from tl_experiments.types import ModelLayout, Phase
 
@@ -158,18 +159,80 @@ def test_no_more_than_one_epoch_is_repeated(tiny, tmp_path, monkeypatch):
     assert 24 - 17 <= steps <= 24 - 17 + 3
 
 
-def test_a_damaged_point_is_named_and_the_one_before_used(tiny, tmp_path, monkeypatch, whole, caplog):
+def flipped(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+DAMAGE = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "garbage": lambda path: path.write_bytes(b"no checkpoint" * 1000),
+    "one bit": lambda path: path.write_bytes(flipped(path.read_bytes())),
+    "no sha256": lambda path: path.with_suffix(".sha256").unlink(),
+    "garbled sha256": lambda path: path.with_suffix(".sha256").write_bytes(b"\xff\x00"),
+    "empty sha256": lambda path: path.with_suffix(".sha256").write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_point_is_named_and_the_one_before_used(tiny, tmp_path, monkeypatch, whole, caplog, damage):
     cfg = three_phases(tiny)
     killed_at(cfg, tmp_path, 20, monkeypatch)
     before, last = sorted(tmp_path.glob("resume-*.pt"))
-    content = bytearray(last.read_bytes())
-    content[len(content) // 2] ^= 1
-    last.write_bytes(content)
+    DAMAGE[damage](last)
     with caplog.at_level("INFO", "tl_experiments"):
         record = run(cfg, tmp_path)
-    assert f"{last} is damaged" in caplog.text
+    (line,) = [line for line in caplog.messages if "is damaged" in line]
+    assert line.startswith(f"{last} is damaged")
+    assert line.endswith(f"going on from {before.name}")
     assert f"after step {int(before.stem.partition('-')[2])} of 24" in caplog.text
     assert_equal(ends(tmp_path, record), whole("plain", cfg))
+
+
+def test_where_both_are_damaged_it_starts_over(tiny, tmp_path, monkeypatch, whole, caplog):
+    cfg = three_phases(tiny)
+    killed_at(cfg, tmp_path, 20, monkeypatch)
+    before, last = sorted(tmp_path.glob("resume-*.pt"))
+    DAMAGE["one bit"](before)
+    DAMAGE["truncated"](last)
+    with caplog.at_level("INFO", "tl_experiments"):
+        record = run(cfg, tmp_path)
+    lines = [line for line in caplog.messages if "is damaged" in line]
+    assert [line.split()[0] for line in lines] == [str(last), str(before)]
+    assert lines[1].endswith("starting over")
+    assert "resuming" not in caplog.text
+    assert_equal(ends(tmp_path, record), whole("plain", cfg))
+
+
+@pytest.mark.parametrize("written", [0, 1, 2])
+def test_a_kill_while_a_point_is_written_loses_none(tiny, tmp_path, monkeypatch, whole, written):
+    """After 0, 1 or 2 of the files that make a point (hash, content), and before old points are removed."""
+    cfg = three_phases(tiny)
+    killed_at(cfg, tmp_path, 20, monkeypatch)
+    had = sorted(tmp_path.glob("resume-*.pt"))
+    write, count = resume.write_atomically, 0
+
+    def dying(path, content):
+        nonlocal count
+        if count == written:
+            (path.parent / f".{path.name}.999999999-abcd0123.tmp").write_bytes(b"a part")
+            raise PulledPlugError
+        count += 1
+        return write(path, content)
+
+    def no_removal(_path):
+        raise PulledPlugError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume, "write_atomically", dying)
+        patch.setattr(resume, "_remove", no_removal)
+        with pytest.raises(PulledPlugError):
+            run(cfg, tmp_path)
+    assert set(had) <= set(tmp_path.glob("resume-*.pt"))
+    assert_equal(ends(tmp_path, run(cfg, tmp_path)), whole("plain", cfg))
+    assert not list(tmp_path.glob("resume*"))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_a_changed_plan_or_changed_data_is_an_error_that_names_both(tiny, tmp_path, monkeypatch):
@@ -187,14 +250,28 @@ def test_a_changed_plan_or_changed_data_is_an_error_that_names_both(tiny, tmp_pa
         run(other, tmp_path)
 
 
-def test_points_are_as_rare_as_asked_for(tiny, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("interval", "steps"), [("1000", []), ("0", [3, 6, 9, 12])])
+def test_points_are_as_rare_as_asked_for(tiny, tmp_path, monkeypatch, interval, steps):
     written = []
     write = ResumePoint.write
     monkeypatch.setattr(ResumePoint, "write", lambda self, folder: written.append(self.step) or write(self, folder))
-    run(tiny("trainer.max_epochs=4"), tmp_path / "rare")
-    assert written == []
-    run(tiny("trainer.max_epochs=4", "trainer.resume_interval_s=0"), tmp_path / "often")
-    assert written == [3, 6, 9, 12]
+    run(tiny("trainer.max_epochs=4", f"trainer.resume_interval_s={interval}"), tmp_path)
+    assert written == steps
+
+
+@pytest.mark.parametrize(
+    ("since_s", "write_s", "interval_s", "due"),
+    [
+        (0.1, 0.0, None, True),  # the first: what writing takes is not known
+        (2.0, 0.1, None, True),  # a twentieth
+        (2.0, 0.2, None, False),
+        (4.0, 0.2, None, True),
+        (2.0, 9.0, 0, True),
+        (29.0, 0.1, 30, False),
+    ],
+)
+def test_a_point_is_written_every_epoch_unless_that_takes_long(since_s, write_s, interval_s, due):
+    assert is_due(since_s, write_s, interval_s) == due
 
 
 def test_only_plain_content_is_read(tmp_path):

@@ -30,7 +30,8 @@ class TrainerConfig:
         gradient_checkpointing: Compute activations again in the backward pass instead of keeping them.
         memory_format: Layout of images and convolution weights in memory; changes speed, and results by rounding.
         compile_backend: Of ``torch.compile`` for the training step; null does not compile.
-        resume_interval_s: At the end of an epoch, write what a resume needs if the last time was this long ago.
+        resume_interval_s: At the end of an epoch, write what a resume needs if the last time was this long ago. Null:
+            at the end of every epoch, as long as writing takes no more than a twentieth of the time.
         checkpoint: What a run keeps of its weights: ``trained``, the tensors that could change, which need the file
             that the run started from to be a model again; ``all``; or ``none``.
     """
@@ -50,7 +51,7 @@ class TrainerConfig:
     gradient_checkpointing: bool
     memory_format: Literal["contiguous", "channels_last"]
     compile_backend: Literal["inductor", "aot_eager", "eager"] | None
-    resume_interval_s: float
+    resume_interval_s: float | None
     checkpoint: Literal["trained", "all", "none"]
 
     def __post_init__(self) -> None:
@@ -60,10 +61,11 @@ class TrainerConfig:
         require(clip is None or clip > 0, "gradient_clip_norm", clip, "a number above 0, or null")
         require(self.num_workers >= 0, "num_workers", self.num_workers, "0 or more")
         require(self.accumulation <= self.batch_size, "accumulation", self.accumulation, "at most batch_size")
+        interval = self.resume_interval_s
         decay, patience = self.ema_decay, self.early_stopping_patience
         require(decay is None or 0 < decay < 1, "ema_decay", decay, "(0, 1), or null")
         require(patience is None or patience > 0, "early_stopping_patience", patience, "1 or more, or null")
-        require(self.resume_interval_s >= 0, "resume_interval_s", self.resume_interval_s, "0 or more seconds")
+        require(interval is None or interval >= 0, "resume_interval_s", interval, "0 or more seconds, or null")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tl_experiments.errors import UserError
+from tl_experiments.errors import StorageError, UserError
 from tl_experiments.interrupt import Interrupted
-from tl_experiments.records import RECORD_FILE, RunRecord
+from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import ENDED_BADLY, Entry, Ledger
 from tl_experiments.sweeps.local import Slots, run_tasks, slots
@@ -88,18 +88,30 @@ def run_single(job: Job, folder: Path, command: str) -> Outcome:
 @contextmanager
 def _ledger(jobs: Sequence[Job], folder: Path, command: str) -> Iterator[Ledger]:
     """The sweep's ledger, written when the jobs are entered and again however they end."""
+    remove_stale_temporaries(folder)
     ledger = Ledger.open(folder)
     ledger.add(command, [(job.id, job.overrides) for job in jobs])
     ledger.write()
     try:
         yield ledger
-    finally:
-        for entry in ledger.jobs.values():
-            if entry.state == "running":
-                entry.state, entry.cause = "interrupted", "the command ended before the job did; run it again"
-            elif entry.state == "pending":
-                entry.state, entry.cause = "skipped", "the command ended before its turn; run it again"
-        ledger.write()
+    except StorageError:
+        with suppress(StorageError):  # the file that found no room first is named
+            _close(ledger)
+        raise
+    except BaseException:
+        _close(ledger)
+        raise
+    _close(ledger)
+
+
+def _close(ledger: Ledger) -> None:
+    """Write down how each job stands when the command ends."""
+    for entry in ledger.jobs.values():
+        if entry.state == "running":
+            entry.state, entry.cause = "interrupted", "the command ended before the job did; run it again"
+        elif entry.state == "pending":
+            entry.state, entry.cause = "skipped", "the command ended before its turn; run it again"
+    ledger.write()
 
 
 def _not_done(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:

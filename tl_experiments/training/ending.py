@@ -13,8 +13,11 @@ def how_it_ended(error: Exception) -> tuple[str, str]:
         return "diverged", str(error)
     if isinstance(error, UserError):
         return "failed", str(error)
-    from tl_experiments.training.memory import is_out_of_memory
+    from tl_experiments.training.environment import peak_memory_bytes
+    from tl_experiments.training.memory import is_out_of_device_memory, is_out_of_memory
 
     if is_out_of_memory(error):
-        return "oom", f"{first_line(error)} -> {OUT_OF_MEMORY_HINT}"
+        where = "gpu" if is_out_of_device_memory(error) else "cpu"
+        peak = f"peak {peak_memory_bytes(where) / 2**30:.2f} GiB"
+        return "oom", f"{first_line(error)}; {peak} -> {OUT_OF_MEMORY_HINT}"
     return "failed", f"{type(error).__name__}: {first_line(error)}"

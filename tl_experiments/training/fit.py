@@ -23,7 +23,7 @@ from tl_experiments.training.module import TransferModule
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.profiling import StepProfiler
 from tl_experiments.training.progress import Told, progress_callbacks, unwatched
-from tl_experiments.training.resume import ResumePoint, read_resume_point
+from tl_experiments.training.resume import ResumePoint, is_due, read_resume_point
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +122,7 @@ class _Saver:
     def __init__(self, cfg: TrainConfig, parts: Parts, history: History) -> None:
         self._cfg, self._parts, self._history = cfg, parts, history
         self._last = time.perf_counter()
+        self._write_s = 0.0  # that the last point took
         self._run = {
             "job": job_id(cfg),
             "data": parts.data.spec.fingerprint,
@@ -140,9 +141,9 @@ class _Saver:
         return point
 
     def save(self, module: TransferModule, at_once: bool) -> None:
-        """Write a point if the last one is old enough, or in any case."""
+        """Write a point if it is time, or in any case."""
         now = time.perf_counter()
-        if not at_once and now - self._last < self._cfg.trainer.resume_interval_s:
+        if not (at_once or is_due(now - self._last, self._write_s, self._cfg.trainer.resume_interval_s)):
             return
         state = module.model.state_dict()
         begun = [phase for phase in self._parts.phases if phase.first_step < module.step]
@@ -160,6 +161,7 @@ class _Saver:
             elapsed_s=now - self._history.started,
         ).write(self._history.folder)
         self._last = time.perf_counter()
+        self._write_s = self._last - now
 
 
 def _digest(phase: PhaseSteps) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tl_experiments.records import METRICS_FILE, write_atomically
+from tl_experiments.records import METRICS_FILE, append_line, write_atomically
 from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.phases import PhaseSteps
 
@@ -79,8 +79,7 @@ class History:
             "seconds": now - self.started,
         }
         self.lines.append(line)
-        with (self.folder / METRICS_FILE).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(self.folder / METRICS_FILE, json.dumps(line))
         if phase.last and self._is_better(metrics):
             self.best, self.best_step, self.best_predictions = metrics, step, val
             self.best_state = weights()

@@ -17,6 +17,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
+def is_out_of_device_memory(error: BaseException) -> bool:
+    """Whether it was a GPU's memory."""
+    return isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available()
+
+
 def release_memory() -> None:
     """Give back what a failed step still holds."""
     gc.collect()

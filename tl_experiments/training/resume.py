@@ -17,6 +17,7 @@ from tl_experiments.records import write_atomically
 
 logger = logging.getLogger(__name__)
 
+_WRITING_SHARE = 0.05
 _KEPT = 2  # a damaged one falls back on the one before
 
 
@@ -51,11 +52,17 @@ class ResumePoint:
     elapsed_s: float
 
     def write(self, folder: Path) -> Path:
-        """Write ``resume-<step>.pt`` and a sha256 beside it; of older ones the last is kept."""
+        """Write ``resume-<step>.pt`` and a sha256 beside it; of older ones the last is kept.
+
+        The hash comes first, and older points go when both are on the disk: a kill in between leaves what was there.
+        A point of the same step stays as it is, since its hash could not be replaced in one go with it.
+        """
+        path = folder / f"resume-{self.step:08d}.pt"
+        if path.exists():
+            return path
         stream = io.BytesIO()
         torch.save({field.name: getattr(self, field.name) for field in fields(self)}, stream)
-        path = folder / f"resume-{self.step:08d}.pt"
-        write_atomically(_sha256_file(path), hashlib.sha256(stream.getvalue()).hexdigest() + "\n")
+        write_atomically(_sha256_file(path), hashlib.sha256(stream.getbuffer()).hexdigest() + "\n")
         write_atomically(path, stream.getvalue())
         for old in _files(folder)[:-_KEPT]:
             _remove(old)
@@ -65,14 +72,21 @@ class ResumePoint:
 def read_resume_point(folder: Path, run: dict[str, Any]) -> ResumePoint | None:
     """The newest undamaged resume point in ``folder``; None where there is none.
 
+    Damaged ones, and what a kill left half written, are removed.
+
     Raises:
         TrainingError: It belongs to another run: the data or the plan changed since.
     """
-    for path in reversed(_files(folder)):
+    points = _files(folder)
+    for orphan in {*folder.glob("resume-*.sha256")} - {_sha256_file(path) for path in points}:
+        orphan.unlink(missing_ok=True)
+    while points:
+        path = points.pop()
         content = path.read_bytes()
-        sidecar = _sha256_file(path)
-        if not sidecar.is_file() or hashlib.sha256(content).hexdigest() != sidecar.read_text().strip():
-            logger.warning("%s is damaged and left out; going on from the one before", path)
+        if damage := _damage(path, content):
+            instead = f"going on from {points[-1].name}" if points else "starting over"
+            logger.warning("%s is damaged (%s) and removed; %s", path, damage, instead)
+            _remove(path)
             continue
         point = ResumePoint(**torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
         if changed := sorted(key for key in run.keys() | point.run.keys() if run.get(key) != point.run.get(key)):
@@ -86,10 +100,32 @@ def read_resume_point(folder: Path, run: dict[str, Any]) -> ResumePoint | None:
     return None
 
 
+def is_due(since_s: float, write_s: float, interval_s: float | None) -> bool:
+    """Whether to write a point at the end of an epoch.
+
+    Args:
+        since_s: Seconds since the last one was written, or the run began.
+        write_s: That writing the last one took; 0 before the first.
+        interval_s: Least seconds between two; None writes one unless that takes more than a twentieth of the time.
+    """
+    return since_s >= (write_s / _WRITING_SHARE if interval_s is None else interval_s)
+
+
 def remove_resume_points(folder: Path) -> None:
     """A run that is done needs none."""
     for path in _files(folder):
         _remove(path)
+
+
+def _damage(path: Path, content: bytes) -> str | None:
+    """What is wrong with a point's file, in a few words."""
+    if not content:
+        return "it is empty"
+    try:
+        expected = _sha256_file(path).read_text().strip()
+    except (OSError, ValueError):
+        return "no readable sha256 beside it"
+    return None if hashlib.sha256(content).hexdigest() == expected else "its sha256 is another"
 
 
 def _files(folder: Path) -> list[Path]:

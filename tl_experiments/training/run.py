@@ -11,10 +11,11 @@ import torch
 from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import UserError
-from tl_experiments.records import RECORD_FILE, RunRecord
+from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
 from tl_experiments.training.account import Trained, make_record, training_notes, write_start
 from tl_experiments.training.build import build
 from tl_experiments.training.checkpoint import write_checkpoint
+from tl_experiments.training.disk import check_space
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name
 from tl_experiments.training.fit import fit
 from tl_experiments.training.groups import ALONE, SharedWork, group_key
@@ -73,6 +74,8 @@ def _run_alone(cfg: TrainConfig, target: Path, identity: str, shared: SharedWork
     for line in summary_lines(cfg, parts, device_name(accelerator), precision):
         logger.info(line)
     (target / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
+    remove_stale_temporaries(target)
+    check_space(cfg, parts, target)
     write_start(target, cfg, identity, parts.lr)
     history = History(target, parts.data.steps_per_epoch, started)
     with interrupt.postponed():
