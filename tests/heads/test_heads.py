@@ -13,11 +13,12 @@ from sklearn.neural_network import MLPClassifier
 from torch import nn
 
 from tl_experiments.config.compose import choices, conf_dir
-from tl_experiments.config.heads import MLP, AttentionPool, Cosine, Head, Linear
+from tl_experiments.config.heads import KNN, MLP, AttentionPool, Cosine, Head, Linear, Logistic, Ridge
 from tl_experiments.errors import ConfigError
 from tl_experiments.heads import build_head
 
 HEADS: dict[str, Any] = {"linear": Linear, "mlp": MLP, "cosine": Cosine, "attention_pool": AttentionPool}
+SOLVED: dict[str, Any] = {"ridge": Ridge, "logistic": Logistic, "knn": KNN}
 DIM, CLASSES = 16, 5
 
 
@@ -35,8 +36,8 @@ def trained(head: nn.Module) -> nn.Module:
 
 
 def test_every_choice_is_tested_and_its_yaml_states_the_defaults():
-    assert set(choices("head")) == set(HEADS)
-    for name, cls in HEADS.items():
+    assert set(choices("head")) == set(HEADS | SOLVED)
+    for name, cls in (HEADS | SOLVED).items():
         stated = OmegaConf.to_container(OmegaConf.load(conf_dir() / "head" / f"{name}.yaml"))
         plain = {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(cls()).items()}
         assert stated == plain

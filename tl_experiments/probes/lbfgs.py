@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Parameters (p, size) of the problems (p,) -> values (p,), gradients (p, size), and how large each gradient is (p,).
+# Parameters (p, size) of the problems (p,) -> values (p,), gradients (p, size), and how far each is from done (p,).
 Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 # A step (p, size), the change of the gradient along it (p, size) and 1 over their product (p,).
@@ -16,7 +16,7 @@ Pair = tuple[Tensor, Tensor, Tensor]
 
 _HISTORY = 5
 _SUFFICIENT = 1e-4  # of the decrease that the slope promises (Armijo)
-_SHORTEST = 1e-6  # step; below it the values cannot be told apart
+_PATIENCE = 8  # rounds without a gain beyond rounding, after which the dtype has no better point to offer
 
 
 def minimise(evaluate: Evaluate, start: Tensor, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
@@ -28,7 +28,8 @@ def minimise(evaluate: Evaluate, start: Tensor, tolerance: float, max_iterations
     Args:
         evaluate: Called with the parameters of the problems still running, and their positions.
         start: ``(P, size)``.
-        tolerance: A problem is done once its gradient is at most this large.
+        tolerance: A problem is done once its distance, the last that ``evaluate`` gives, is at most this, or when its
+            values no longer tell one point from the next.
         max_iterations: Rounds.
 
     Returns:
@@ -38,35 +39,38 @@ def minimise(evaluate: Evaluate, start: Tensor, tolerance: float, max_iterations
     converged = torch.zeros(len(start), dtype=torch.bool, device=start.device)
     running = torch.arange(len(start), device=start.device)
     point = start
-    value, gradient, size = evaluate(point, running)
+    value, gradient, distance = evaluate(point, running)
     direction, step, scale = -gradient, torch.ones_like(value), torch.ones_like(value)
+    idle = torch.zeros_like(running)
     history: deque[Pair] = deque(maxlen=_HISTORY)
     rounding = 4 * torch.finfo(value.dtype).eps
     for _ in range(max_iterations):
-        over = (size <= tolerance) | (step < _SHORTEST) | ~torch.isfinite(value)
+        there = (distance <= tolerance) | (idle >= _PATIENCE)
+        over = there | ~torch.isfinite(value)
         if over.any():
-            found[running[over]], converged[running[over]] = point[over], size[over] <= tolerance
+            found[running[over]], converged[running[over]] = point[over], there[over]
             left = (~over).nonzero().squeeze(1)
             if not len(left):
                 return found, converged
-            state = (running, point, value, gradient, size, direction, step, scale)
-            running, point, value, gradient, size, direction, step, scale = (each[left] for each in state)
+            state = (running, point, value, gradient, distance, direction, step, scale, idle)
+            running, point, value, gradient, distance, direction, step, scale, idle = (each[left] for each in state)
             history = deque(((s[left], y[left], rho[left]) for s, y, rho in history), maxlen=_HISTORY)
         trial = torch.addcmul(point, direction, step[:, None])
-        trial_value, trial_gradient, trial_size = evaluate(trial, running)
+        trial_value, trial_gradient, trial_distance = evaluate(trial, running)
         promised = _SUFFICIENT * step * _dot(gradient, direction)
         gains = trial_value <= value + promised + rounding * value.abs()
+        idle = torch.where(trial_value < value - rounding * value.abs(), 0, idle + 1)
         pair = _pair(trial - point, trial_gradient - gradient, gains)
         history.append(pair)
         curvature = _dot(pair[0], pair[1])
         scale = torch.where(curvature > 0, curvature / _dot(pair[1], pair[1]), scale)
-        value, size = torch.where(gains, trial_value, value), torch.where(gains, trial_size, size)
+        value, distance = torch.where(gains, trial_value, value), torch.where(gains, trial_distance, distance)
         point, gradient = (
             torch.where(gains[:, None], new, old) for new, old in ((trial, point), (trial_gradient, gradient))
         )
         direction = torch.where(gains[:, None], _direction(gradient, history, scale), direction)
         step = torch.where(gains, 1.0, step / 2)
-    found[running], converged[running] = point, size <= tolerance
+    found[running], converged[running] = point, distance <= tolerance
     return found, converged
 
 

@@ -37,8 +37,9 @@ def logistic_path(
         labels: int64 ``(n,)``.
         n_classes: C.
         penalties: P numbers above 0.
-        tolerance: A head is done when no component of the gradient along the principal axes is larger. In float32
-            rounding ends the descent near 1e-6.
+        tolerance: How far above its minimum an objective may end, as a share of it. The gradient bounds that: the
+            penalty is the least curvature of the weights, so that it is ``|gradient|^2 / (2 * penalty)``. A bound on
+            the gradient alone would stop weak penalties far too early.
         max_iterations: Evaluations of one head, at most.
 
     Returns:
@@ -56,7 +57,7 @@ def logistic_path(
         short += int((~converged).sum())
         done += wave
     if short:
-        what = "%d of %d penalties stopped before their gradient fell to %g"
+        what = "%d of %d penalties stopped short of a relative tolerance of %g"
         logger.warning(f"logistic: {what}", short, len(path), tolerance)
     return objective.heads(solved[[path.index(penalty) for penalty in penalties]])
 
@@ -101,8 +102,12 @@ class _Objective:
     def minimise(self, start: Tensor, penalty: Tensor, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
         """Solutions ``(P, C * dim)`` for penalties ``(P,)``, and which of them converged."""
         strength = penalty[:, None, None] * (torch.arange(self.dim, device=penalty.device) < self.dim - 1)
-        # At equal probabilities the cross-entropy's curvature along an axis is its variance over C.
-        steps = (self.variances / self.n_classes + strength).rsqrt()  # (P, 1, dim)
+        # The cross-entropy's curvature along an axis is its variance / C while all classes are equally likely, and less
+        # the surer the head is of its images, which a weak penalty lets it be: about as the root of the penalty.
+        curvature = penalty.sqrt().clamp(max=1.0) / self.n_classes
+        steps = (curvature[:, None, None] * self.variances + strength).rsqrt()  # (P, 1, dim)
+        least = penalty[:, None, None].expand_as(steps).clone()
+        least[..., -1] = torch.minimum(curvature, penalty)[:, None]
         shape = (-1, self.n_classes, self.dim)
 
         def evaluate(scaled: Tensor, which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,8 +118,10 @@ class _Objective:
             value = self.cross_entropy.loss(log_p, self.labels) + (pull * weight).sum((1, 2)) / 2
             slope = self.cross_entropy.gradient_(log_p, self.labels)
             gradient = torch.addmm(pull.view(-1, self.dim), slope.view(-1, len(self.inputs)), self.inputs)
-            largest = torch.linalg.vector_norm(gradient.view(len(which), -1), torch.inf, dim=1)
-            return value, (gradient.view(shape) * steps[which]).view_as(scaled), largest
+            gradient = gradient.view(shape)
+            # Where a function is at least so curved, it lies at most gradient^2 / (2 curvature) above its minimum.
+            excess = (gradient.square() / (2 * least[which])).sum((1, 2))
+            return value, (gradient * steps[which]).view_as(scaled), excess / value
 
         scaled, converged = minimise(evaluate, (start.view(shape) / steps).flatten(1), tolerance, max_iterations)
         return (scaled.view(shape) * steps).flatten(1), converged
