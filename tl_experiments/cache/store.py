@@ -29,6 +29,7 @@ LIMIT_FILE = "limit.json"
 _LOCKS = "locks"
 _SPARE_BYTES = 1 << 30  # of the disk, which checkpoints and records may need
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,119}")
+_DIGEST_FILE = re.compile(r"[0-9a-f]{32}\.json")
 _INDEX_BYTES = 8
 
 
@@ -100,8 +101,16 @@ class Store:
         found = [entry for path in _folders(self.folder) if (entry := _entry(path)) is not None]
         return sorted(found, key=lambda entry: (-entry.last_used, entry.key))
 
-    def clear(self, chosen: Callable[[Entry], bool] = lambda _: True) -> list[Entry]:
+    @property
+    def digests(self) -> Path:
+        """Folder of the files' digests, see ``data/digests.py``."""
+        return self.folder / "digests"
+
+    def clear(self, chosen: Callable[[Entry], bool] | None = None) -> list[Entry]:
         """Remove the chosen tables, except those that a living process has open.
+
+        Args:
+            chosen: Which; None is everything, the files' digests too.
 
         Returns:
             What was removed.
@@ -109,9 +118,13 @@ class Store:
         if not self.folder.is_dir():
             return []
         with self._alone():
-            removed = [entry for entry in self.entries() if chosen(entry) and not entry.in_use]
+            found = [entry for entry in self.entries() if not entry.in_use]
+            removed = [entry for entry in found if chosen is None or chosen(entry)]
             for entry in removed:
                 self._remove(entry.key)
+            for path in self.digests.glob("*.json") if chosen is None else ():
+                if _DIGEST_FILE.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
         return removed
 
     def _open(self, key: str, row_bytes: int, rows: int, about: Mapping[str, str]) -> Table | None:
