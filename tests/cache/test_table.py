@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.cache.warm import rows_of
+from tl_experiments.cache.locks import signature
 from tl_experiments.cache.store import Store
 from tl_experiments.cache.table import Table, fill_together, range_end
 from tl_experiments.errors import UserError
@@ -147,13 +148,20 @@ def test_orphaned_temporaries_are_no_data_and_go_when_they_are_old(store):
     table = _open(store)
     table.fill(np.arange(3), Maker())
     whole = next(table.folder.glob("*.rows"))
+    with subprocess.Popen(["true"]) as process:
+        killed = table.folder / f".{whole.name}.{signature().replace(str(os.getpid()), str(process.pid))}.tmp"
+    mine = table.folder / f".{whole.name}.{signature()}.tmp"
+    for path in (killed, mine):
+        shutil.copy(whole, path)
     fresh, old = (table.folder / f".{name}-{whole.name}.tmp" for name in ("fresh", "old"))
     for path in (fresh, old):
         shutil.copy(whole, path)
     os.utime(old, (time.time() - 3600,) * 2)
     assert _open(store).missing(np.arange(5)).tolist() == [3, 4]
     assert fresh.exists()
+    assert mine.exists()
     assert not old.exists()
+    assert not killed.exists()
 
 
 def test_a_full_disk_is_one_line_and_costs_no_row_that_was_there(store, monkeypatch):

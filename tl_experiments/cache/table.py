@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tl_experiments.cache.locks import Held, try_hold
+from tl_experiments.cache.locks import Held, is_gone, signature, try_hold
 from tl_experiments.errors import UserError
 from tl_experiments.records import write_atomically
 
@@ -29,9 +29,10 @@ _FIRST_RANGE, _RANGES_A_DOUBLING = 128, 32
 _PIECE_BYTES = 64 << 20  # most that is made before it is written
 _FEWEST_ROWS = 16  # of a piece, however large they are
 _MOST_MAPS = 256  # open at once; each costs a file descriptor
-_ORPHANED_S = 600.0  # without a write, after which a temporary's process counts as gone
+_ORPHANED_S = 600.0  # without a write, after which a temporary of another host is nobody's
 _WAIT_S = 0.05
 SEGMENT = re.compile(r"(\d+)-(\d+)-[0-9a-f]+\.rows")
+_SIGNED = re.compile(r"\..+\.rows\.([0-9a-f]+-\d+-\d+)\.tmp")
 _ROW_BITS = 32  # an address is a segment's number and, in its lower bits, a row's
 
 
@@ -121,7 +122,7 @@ class Table:
     def add(self, first: int, items: Indices, rows: Rows) -> None:
         """Write a segment of the range that begins at ``first``, whole or not at all."""
         name = f"{first:010d}-{len(items)}-{secrets.token_hex(6)}.rows"
-        temporary = self.folder / f".{name}.tmp"
+        temporary = self.folder / f".{name}.{signature()}.tmp"
         if not (self.folder / ABOUT_FILE).exists():  # somebody removed the folder under us
             write_atomically(self.folder / ABOUT_FILE, self._about)
         try:
@@ -151,8 +152,9 @@ class Table:
             if name in self._known:
                 continue
             if name.endswith(".tmp"):
+                signed = _SIGNED.fullmatch(name)
                 with suppress(OSError):
-                    if time.time() - status().st_mtime > _ORPHANED_S:
+                    if (signed and is_gone(signed[1])) or time.time() - status().st_mtime > _ORPHANED_S:
                         (self.folder / name).unlink()
             if match := SEGMENT.fullmatch(name):
                 self._known.add(name)
