@@ -8,12 +8,14 @@ import os
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.cache.warm import rows_of
+from tl_experiments.cache import table as table_module
 from tl_experiments.cache.locks import signature
 from tl_experiments.cache.store import Store
 from tl_experiments.cache.table import Table, fill_together, range_end
@@ -201,6 +203,19 @@ def test_a_small_disk_runs_full(small_disk):
     assert kept == 128
     assert np.array_equal(table.read(np.arange(kept)), rows_of(np.arange(kept), 10_000))
     assert list((small_disk / "rows").glob(".*")) == []
+
+
+def test_threads_read_and_fill_one_table(store, monkeypatch):
+    monkeypatch.setattr(table_module, "_MOST_MAPS", 4)  # fewer than there are segments
+    table = _open(store)
+
+    def work(seed: int) -> bool:
+        items = np.random.default_rng(seed).permutation(3000)[:1000]
+        table.fill(items, lambda chosen: rows_of(chosen, BYTES))
+        return all(np.array_equal(table.read(part), rows_of(part, BYTES)) for part in np.split(items, 20))
+
+    with ThreadPoolExecutor(6) as threads:
+        assert all(threads.map(work, range(12)))
 
 
 def test_rows_stay_readable_when_the_folder_vanishes(store):

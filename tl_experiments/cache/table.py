@@ -7,8 +7,9 @@ import mmap
 import os
 import re
 import secrets
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,6 +58,7 @@ class Table:
         self._segments: list[tuple[Path, int]] = []  # with the number of their rows
         self._known: set[str] = set()
         self._maps: dict[int, Rows] = {}
+        self._lock = threading.RLock()  # batches may be read ahead by another thread
 
     def missing(self, indices: Indices) -> Indices:
         """Those of the items, in order and each once, whose rows no process has made."""
@@ -135,8 +137,9 @@ class Table:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        self._known.add(name)
-        self._enter(items, self.folder / name)
+        with self._lock:
+            self._known.add(name)
+            self._enter(items, self.folder / name)
 
     def _addresses(self, indices: Indices) -> Indices:
         if not len(indices) or indices.max() < len(self._address):
@@ -147,8 +150,12 @@ class Table:
         return address
 
     def _scan(self) -> None:
-        """Take note of segments that came since the last time."""
-        for name, status in _files(self.folder):
+        """Take note of segments that came since the last time, and remove temporaries of processes that are gone."""
+        with self._lock:
+            self._note(_files(self.folder))
+
+    def _note(self, files: Iterable[tuple[str, Callable[[], os.stat_result]]]) -> None:
+        for name, status in files:
             if name in self._known:
                 continue
             if name.endswith(".tmp"):
@@ -193,13 +200,14 @@ class Table:
     def _map(self, number: int) -> Rows:
         if (found := self._maps.get(number)) is not None:
             return found
-        while len(self._maps) >= _MOST_MAPS:
-            del self._maps[next(iter(self._maps))]
         path, count = self._segments[number]
         with path.open("rb") as stream:
             mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         rows = np.frombuffer(mapped, np.uint8, offset=8 * count).reshape(count, self.row_bytes)
-        self._maps[number] = rows
+        with self._lock:
+            while len(self._maps) >= _MOST_MAPS:
+                del self._maps[next(iter(self._maps))]
+            self._maps[number] = rows
         return rows
 
 
