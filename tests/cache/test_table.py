@@ -17,8 +17,9 @@ import pytest
 from tests.cache.warm import rows_of
 from tl_experiments.cache import table as table_module
 from tl_experiments.cache.locks import signature
+from tl_experiments.cache.segments import range_end
 from tl_experiments.cache.store import Store
-from tl_experiments.cache.table import Table, fill_together, range_end
+from tl_experiments.cache.table import Table, fill_together
 from tl_experiments.errors import UserError
 
 BYTES = 100
