@@ -106,6 +106,8 @@ HEAVY = {"torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "w
         "tracking.process",
         "sweeps.sweep",
         "sweeps.expand",
+        "cache.listing",
+        "training.preflight",
     ],
 )
 def test_light_modules_import_nothing_heavy(module):

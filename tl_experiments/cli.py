@@ -23,6 +23,7 @@ tl: transfer learning experiments from the command line
   tl lr ...         find learning rates: a range test of each strategy, with a plot
   tl compare DIR    the table and the verdict of finished sweeps
   tl list GROUP     what there is to choose: tl list backbones 'vit*'
+  tl cache ...      what runs share on disk: tl cache list, tl cache clear
   tl VERB --help    examples first
 
 Start with:  tl train -m backbone=resnet18 freeze_strategy=feature_extraction,full,from_scratch seed=0,1,2
@@ -137,10 +138,36 @@ def _list(_verb: str, arguments: list[str]) -> int:
     return OK
 
 
+def _cache(_verb: str, arguments: list[str]) -> int:
+    from pathlib import Path
+
+    from tl_experiments.commands import clear_cache, show_cache
+    from tl_experiments.help import CACHE
+
+    if not arguments or "--help" in arguments or "-h" in arguments:
+        sys.stdout.write(CACHE)
+        return OK if arguments else BAD_INPUT
+    action, *rest = arguments
+    folder = Path("outputs", ".cache")
+    if "--dir" in rest[:-1]:
+        place = rest.index("--dir")
+        folder, rest = Path(rest[place + 1]), [*rest[:place], *rest[place + 2 :]]
+    unknown = [one for one in rest if one.startswith("-")] or (rest if action == "list" else [])
+    if action not in ("list", "clear") or unknown:
+        what = " ".join(["tl cache", action, *unknown[:1]])
+        raise UserError(what, "no such command or option", "tl cache list|clear [--dir DIR], see tl cache --help")
+    if action == "list":
+        show_cache(folder)
+    else:
+        clear_cache(folder, rest)
+    return OK
+
+
 VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "train": _train,
     "pretrain": _train,
     "lr": _train,
     "compare": _compare,
     "list": _list,
+    "cache": _cache,
 }

@@ -171,3 +171,17 @@ def show_comparison(*folders: Path) -> None:
     from tl_experiments.analysis import compare, show
 
     show(compare(*folders), Console())
+
+
+def show_cache(folder: Path) -> None:
+    """Print what the cache in ``folder`` holds."""
+    from tl_experiments.cache.listing import listing
+
+    sys.stdout.write(listing(folder))
+
+
+def clear_cache(folder: Path, which: Sequence[str]) -> None:
+    """Remove tables of the cache in ``folder``: starts of keys or ``kind=...``; none is everything."""
+    from tl_experiments.cache.listing import clear
+
+    sys.stdout.write(clear(folder, which))

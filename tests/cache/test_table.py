@@ -8,14 +8,18 @@ import os
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.cache.warm import rows_of
+from tl_experiments.cache import table as table_module
+from tl_experiments.cache.locks import signature
+from tl_experiments.cache.segments import range_end
 from tl_experiments.cache.store import Store
-from tl_experiments.cache.table import Table, fill_together, range_end
+from tl_experiments.cache.table import Table, fill_together
 from tl_experiments.errors import UserError
 
 BYTES = 100
@@ -147,13 +151,20 @@ def test_orphaned_temporaries_are_no_data_and_go_when_they_are_old(store):
     table = _open(store)
     table.fill(np.arange(3), Maker())
     whole = next(table.folder.glob("*.rows"))
+    with subprocess.Popen(["true"]) as process:
+        killed = table.folder / f".{whole.name}.{signature().replace(str(os.getpid()), str(process.pid))}.tmp"
+    mine = table.folder / f".{whole.name}.{signature()}.tmp"
+    for path in (killed, mine):
+        shutil.copy(whole, path)
     fresh, old = (table.folder / f".{name}-{whole.name}.tmp" for name in ("fresh", "old"))
     for path in (fresh, old):
         shutil.copy(whole, path)
     os.utime(old, (time.time() - 3600,) * 2)
     assert _open(store).missing(np.arange(5)).tolist() == [3, 4]
     assert fresh.exists()
+    assert mine.exists()
     assert not old.exists()
+    assert not killed.exists()
 
 
 def test_a_full_disk_is_one_line_and_costs_no_row_that_was_there(store, monkeypatch):
@@ -193,6 +204,19 @@ def test_a_small_disk_runs_full(small_disk):
     assert kept == 128
     assert np.array_equal(table.read(np.arange(kept)), rows_of(np.arange(kept), 10_000))
     assert list((small_disk / "rows").glob(".*")) == []
+
+
+def test_threads_read_and_fill_one_table(store, monkeypatch):
+    monkeypatch.setattr(table_module, "_MOST_MAPS", 4)  # fewer than there are segments
+    table = _open(store)
+
+    def work(seed: int) -> bool:
+        items = np.random.default_rng(seed).permutation(3000)[:1000]
+        table.fill(items, lambda chosen: rows_of(chosen, BYTES))
+        return all(np.array_equal(table.read(part), rows_of(part, BYTES)) for part in np.split(items, 20))
+
+    with ThreadPoolExecutor(6) as threads:
+        assert all(threads.map(work, range(12)))
 
 
 def test_rows_stay_readable_when_the_folder_vanishes(store):

@@ -56,6 +56,7 @@ def test_others_take_over_from_a_killed_process(tmp_path):
     assert victim.wait() == -signal.SIGKILL
     table = Store(tmp_path / "cache", 10**9).open("rows", ROW_BYTES, ROWS, {"kind": "test"})
     assert np.array_equal(table.read(np.arange(ROWS)), rows_of(np.arange(ROWS), ROW_BYTES))
+    assert list(table.folder.glob("*.tmp")) == []
     made = _made(tmp_path)
     assert set(made) == set(range(ROWS))
     assert sum(made.values()) - ROWS <= 128  # at most the piece in progress is made twice

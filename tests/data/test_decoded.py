@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -116,6 +117,13 @@ def test_another_way_of_decoding_is_a_miss(change, photos, store):
     channels, geometry = change.get("channels", 3), change.get("geometry", GEOMETRIES[0])
     other = DecodedImages(open_image_folder(str(photos), False, channels), [geometry], channels, store)
     assert other.fill(np.arange(3)) == 3
+
+
+def test_another_decoder_is_a_miss(photos, store, monkeypatch):
+    source = open_image_folder(str(photos), False)
+    DecodedImages(source, GEOMETRIES[:1], 3, store).fill(np.arange(3))
+    monkeypatch.setattr(PIL, "__version__", "99.0")
+    assert DecodedImages(source, GEOMETRIES[:1], 3, store).fill(np.arange(3)) == 3
 
 
 @pytest.mark.parametrize("augmentation", [NONE, FLIP_CROP], ids=lambda one: one.name)

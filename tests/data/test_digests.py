@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tl_experiments.config.datasets import ImageFolder, NoAugmentation
 from tl_experiments.data import digests
+from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.digests import file_digests
 from tl_experiments.data.image_folder import open_image_folder
+from tl_experiments.data.transforms import Geometry
 from tl_experiments.errors import DataError
 
 PATHS = ("a.bin", "b.bin", "c.bin")
@@ -110,6 +113,20 @@ def test_a_missing_file_is_named(folder, tmp_path):
     (folder / "b.bin").unlink()
     with pytest.raises(DataError, match=r"b.bin: cannot be read \(No such file or directory\) -> replace"):
         file_digests(folder, PATHS, tmp_path / "memory")
+
+
+def test_a_second_run_reads_no_image_for_its_fingerprint(
+    make_folder: Callable[[Mapping[str, int]], Path], folder_cfg: Callable[..., ImageFolder], read, tmp_path
+):
+    cfg = folder_cfg(make_folder({"train/a": 6, "train/b": 5}))
+    options = {"seed": 0, "batch_size": 4, "eval_batch_size": 4, "num_workers": 0}
+    none, geometry = NoAugmentation(name="none"), Geometry(12, "bilinear", 1.0)
+
+    def fingerprint(memory: Path | None) -> str:
+        return TransferDataModule(cfg, none, geometry, **options, digests=memory).spec.fingerprint
+
+    assert len({fingerprint(tmp_path / "memory"), fingerprint(tmp_path / "memory"), fingerprint(None)}) == 1
+    assert len(read) == 2 * 11
 
 
 def test_a_folder_of_images_keeps_its_fingerprint(

@@ -7,6 +7,7 @@ work.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -106,6 +107,17 @@ def holder(path: Path) -> Holder | None:
     return None if seen is None or _is_stale(seen) else seen.holder
 
 
+def signature() -> str:
+    """This process in a file's name: host, number and start."""
+    return f"{_short_host()}-{os.getpid()}-{_started(os.getpid()) or 0}"
+
+
+def is_gone(signed: str) -> bool:
+    """Whether a ``signature`` is of a process on this host that has ended."""
+    host, pid, started = signed.split("-")
+    return host == _short_host() and not _is_alive(int(pid), int(started))
+
+
 @dataclass(frozen=True)
 class _Seen:
     """A lock's file at one moment; equal only to itself untouched."""
@@ -135,7 +147,7 @@ def _look(path: Path) -> _Seen | None:
 def _is_stale(seen: _Seen) -> bool:
     found = seen.holder
     if found is not None and found.host == _host():
-        return not _is_alive(found)
+        return not _is_alive(found.pid, found.started)
     return time.time() - seen.mtime_ns / 1e9 > SILENCE_S
 
 
@@ -159,15 +171,15 @@ def _remove_stale(path: Path) -> bool:
     return taken
 
 
-def _is_alive(found: Holder) -> bool:
+def _is_alive(pid: int, started: int) -> bool:
     try:
-        os.kill(found.pid, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
         pass  # another user's
-    started = _started(found.pid)
-    return started is None or found.started in (0, started)
+    seen = _started(pid)
+    return seen is None or started in (0, seen)
 
 
 def _started(pid: int) -> int | None:
@@ -186,6 +198,10 @@ def _host() -> str:
     boot, space = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
     known = (platform.node(), boot.read_text().strip() if boot.exists() else "")
     return " ".join([*known, os.readlink(space) if os.path.islink(space) else ""]).strip()
+
+
+def _short_host() -> str:
+    return hashlib.sha256(_host().encode()).hexdigest()[:8]
 
 
 def _beat(path: Path, released: threading.Event) -> None:

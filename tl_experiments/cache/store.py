@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tl_experiments.cache.locks import holder, try_hold
-from tl_experiments.cache.table import ABOUT_FILE, SEGMENT, Table
+from tl_experiments.cache.segments import INDEX_BYTES, Segment
+from tl_experiments.cache.table import ABOUT_FILE, Table
 from tl_experiments.records import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ LIMIT_FILE = "limit.json"
 _LOCKS = "locks"
 _SPARE_BYTES = 1 << 30  # of the disk, which checkpoints and records may need
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,119}")
-_INDEX_BYTES = 8
+_DIGEST_FILE = re.compile(r"[0-9a-f]{32}\.json")
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,16 @@ class Store:
         found = [entry for path in _folders(self.folder) if (entry := _entry(path)) is not None]
         return sorted(found, key=lambda entry: (-entry.last_used, entry.key))
 
-    def clear(self, chosen: Callable[[Entry], bool] = lambda _: True) -> list[Entry]:
+    @property
+    def digests(self) -> Path:
+        """Folder of the files' digests, see ``data/digests.py``."""
+        return self.folder / "digests"
+
+    def clear(self, chosen: Callable[[Entry], bool] | None = None) -> list[Entry]:
         """Remove the chosen tables, except those that a living process has open.
+
+        Args:
+            chosen: Which; None is everything, the files' digests too.
 
         Returns:
             What was removed.
@@ -109,9 +118,13 @@ class Store:
         if not self.folder.is_dir():
             return []
         with self._alone():
-            removed = [entry for entry in self.entries() if chosen(entry) and not entry.in_use]
+            found = [entry for entry in self.entries() if not entry.in_use]
+            removed = [entry for entry in found if chosen is None or chosen(entry)]
             for entry in removed:
                 self._remove(entry.key)
+            for path in self.digests.glob("*.json") if chosen is None else ():
+                if _DIGEST_FILE.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
         return removed
 
     def _open(self, key: str, row_bytes: int, rows: int, about: Mapping[str, str]) -> Table | None:
@@ -123,7 +136,7 @@ class Store:
             self._remove(key)
             found = None
         rows = max(rows, found["rows"]) if found else rows
-        if not self._make_room(key, rows * (row_bytes + _INDEX_BYTES)):
+        if not self._make_room(key, rows * (row_bytes + INDEX_BYTES)):
             return None
         content = {"what": _OURS, "format": FORMAT, "row_bytes": row_bytes, "rows": rows, "about": dict(about)}
         text = json.dumps(content, indent=2)
@@ -236,11 +249,11 @@ def _entry(folder: Path) -> Entry | None:
         with os.scandir(folder) as files:
             for file in files:
                 size += file.stat().st_size if file.is_file() else 0
-                match = SEGMENT.fullmatch(file.name)
-                rows += int(match[2]) if match else 0
+                segment = Segment.named(Path(file.path))
+                rows += segment.count if segment else 0
     except FileNotFoundError:
         return None  # another process is removing it
-    reserved = found["rows"] * (found["row_bytes"] + _INDEX_BYTES)
+    reserved = found["rows"] * (found["row_bytes"] + INDEX_BYTES)
     return Entry(folder.name, found["about"], rows, found["row_bytes"], size, last_used, _in_use(folder), reserved)
 
 

@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import logging
-import mmap
-import os
-import re
-import secrets
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tl_experiments.cache.locks import Held, try_hold
+from tl_experiments.cache.segments import Indices, Rows, Segment, new_segments, ranges, write_segment
 from tl_experiments.errors import UserError
 from tl_experiments.records import write_atomically
 
-logger = logging.getLogger(__name__)
-
 ABOUT_FILE = "about.json"
-Indices = NDArray[np.int64]
-Rows = NDArray[np.uint8]
-
-_FIRST_RANGE, _RANGES_A_DOUBLING = 128, 32
 _PIECE_BYTES = 64 << 20  # most that is made before it is written
 _FEWEST_ROWS = 16  # of a piece, however large they are
 _MOST_MAPS = 256  # open at once; each costs a file descriptor
-_ORPHANED_S = 600.0  # without a write, after which a temporary's process counts as gone
 _WAIT_S = 0.05
-SEGMENT = re.compile(r"(\d+)-(\d+)-[0-9a-f]+\.rows")
 _ROW_BITS = 32  # an address is a segment's number and, in its lower bits, a row's
 
 
 class Table:
     """Rows of ``row_bytes`` bytes by item index, in one folder. ``Store.open`` makes it.
 
-    A file ``<first>-<n>-<token>.rows`` is a segment: n item indices as int64, little-endian, then their n rows. It is
-    written under another name first, so it is whole where it is; one of another size is named and its rows are made
-    again. A row costs 8 bytes of memory; what is read belongs to the file, and the system may drop it at any time.
+    A row costs 8 bytes of memory; what is read is pages of files, which the system may drop at any time. A damaged file
+    is named, and its rows are made again.
 
     Args:
         folder: Of the table.
@@ -53,9 +40,10 @@ class Table:
         self.folder, self.row_bytes = folder, row_bytes
         self._about, self._used = about, used
         self._address = np.full(0, -1, np.int64)
-        self._segments: list[tuple[Path, int]] = []  # with the number of their rows
+        self._segments: list[Segment] = []
         self._known: set[str] = set()
         self._maps: dict[int, Rows] = {}
+        self._lock = threading.RLock()  # batches may be read ahead by another thread
 
     def missing(self, indices: Indices) -> Indices:
         """Those of the items, in order and each once, whose rows no process has made."""
@@ -119,23 +107,12 @@ class Table:
             self._used.release()
 
     def add(self, first: int, items: Indices, rows: Rows) -> None:
-        """Write a segment of the range that begins at ``first``, whole or not at all."""
-        name = f"{first:010d}-{len(items)}-{secrets.token_hex(6)}.rows"
-        temporary = self.folder / f".{name}.tmp"
+        """Write rows of the range that begins at ``first``; raises OSError where they cannot be."""
         if not (self.folder / ABOUT_FILE).exists():  # somebody removed the folder under us
             write_atomically(self.folder / ABOUT_FILE, self._about)
-        try:
-            with temporary.open("xb") as stream:
-                stream.write(items.astype("<i8").data)
-                stream.write(np.ascontiguousarray(rows).data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, self.folder / name)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        self._known.add(name)
-        self._enter(items, self.folder / name)
+        segment = write_segment(self.folder, first, items, rows)
+        with self._lock:
+            self._enter(segment, items)
 
     def _addresses(self, indices: Indices) -> Indices:
         if not len(indices) or indices.max() < len(self._address):
@@ -147,57 +124,35 @@ class Table:
 
     def _scan(self) -> None:
         """Take note of segments that came since the last time."""
-        for name, status in _files(self.folder):
-            if name in self._known:
-                continue
-            if name.endswith(".tmp"):
-                with suppress(OSError):
-                    if time.time() - status().st_mtime > _ORPHANED_S:
-                        (self.folder / name).unlink()
-            if match := SEGMENT.fullmatch(name):
-                self._known.add(name)
-                first, count = int(match[1]), int(match[2])
-                items = self._items(self.folder / name, first, count)
-                if items is not None:
-                    self._enter(items, self.folder / name)
+        with self._lock:
+            for segment in new_segments(self.folder, self._known):
+                self._enter(segment, segment.items(self.row_bytes))
 
-    def _items(self, path: Path, first: int, count: int) -> Indices | None:
-        """Item indices of a segment, or None where it is damaged or was removed."""
-        expected = count * (8 + self.row_bytes)
-        try:
-            with path.open("rb") as stream:
-                size = os.fstat(stream.fileno()).st_size
-                items = np.frombuffer(stream.read(8 * count), "<i8") if size == expected else None
-        except FileNotFoundError:
-            return None
-        end = range_end(first)
-        if items is not None and len(items) and items.min() >= first and items.max() < end:
-            return items.astype(np.int64)
-        logger.warning("%s is damaged (%d bytes, expected %d): its rows are made again", path, size, expected)
-        with suppress(OSError):
-            path.unlink()
-        return None
-
-    def _enter(self, items: Indices, path: Path) -> None:
+    def _enter(self, segment: Segment, items: Indices | None) -> None:
+        self._known.add(segment.path.name)
+        if items is None:
+            return
         if (longer := int(items.max()) + 1) > len(self._address):
             address = np.full(max(longer, len(self._address) * 5 // 4), -1, np.int64)
             address[: len(self._address)] = self._address
             self._address = address
-        self._address[items] = (len(self._segments) << _ROW_BITS) + np.arange(len(items))
-        self._segments.append((path, len(items)))
+        number = len(self._segments)
+        self._segments.append(segment)
         if len(self._maps) < _MOST_MAPS:
-            self._map(len(self._segments) - 1)  # a file that is mapped may be removed by others
+            try:
+                self._map(number)  # at once: a file that is mapped may be removed by others
+            except FileNotFoundError:
+                return  # as this one was just now
+        self._address[items] = (number << _ROW_BITS) + np.arange(len(items))
 
     def _map(self, number: int) -> Rows:
         if (found := self._maps.get(number)) is not None:
             return found
-        while len(self._maps) >= _MOST_MAPS:
-            del self._maps[next(iter(self._maps))]
-        path, count = self._segments[number]
-        with path.open("rb") as stream:
-            mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-        rows = np.frombuffer(mapped, np.uint8, offset=8 * count).reshape(count, self.row_bytes)
-        self._maps[number] = rows
+        rows = self._segments[number].map(self.row_bytes)
+        with self._lock:
+            while len(self._maps) >= _MOST_MAPS:
+                del self._maps[next(iter(self._maps))]
+            self._maps[number] = rows
         return rows
 
 
@@ -222,7 +177,7 @@ def fill_together(
     Raises:
         UserError: A table's folder cannot be written.
     """
-    made, left = 0, list(_ranges(_missing(tables, np.unique(indices))))
+    made, left = 0, list(ranges(_missing(tables, np.unique(indices))))
     while left:
         others = []
         for first, items in left:
@@ -238,30 +193,6 @@ def fill_together(
     with suppress(OSError):
         locks.rmdir()  # unless others are at work
     return made
-
-
-def range_end(first: int) -> int:
-    """Where the range of items that begins at ``first`` ends.
-
-    Ranges are 128 items long up to 8,192, and then twice as long with each doubling of the index: a small dataset is
-    shared out among processes, and one of a million images does not become thousands of files.
-    """
-    size = _FIRST_RANGE
-    while first >= 2 * size * _RANGES_A_DOUBLING:
-        size *= 2
-    return (first // size + 1) * size
-
-
-def _ranges(items: Indices) -> Iterator[tuple[int, Indices]]:
-    """Cut rising items at the ranges' ends; each with the start of its range."""
-    done, first = 0, 0
-    while done < len(items):
-        end = range_end(first)
-        while end <= items[done]:
-            first, end = end, range_end(end)
-        until = int(np.searchsorted(items, end))
-        yield first, items[done:until]
-        done = until
 
 
 def _missing(tables: Sequence[Table], items: Indices) -> Indices:
@@ -300,11 +231,3 @@ def _hold(locks: Path, first: int) -> Held | None:
 def _not_written(folder: Path, error: OSError) -> UserError:
     fix = "free some space (tl cache clear), or feature_cache.dir= on another disk"
     return UserError(str(folder), f"cannot be written ({error.strerror})", fix)
-
-
-def _files(folder: Path) -> list[tuple[str, Callable[[], os.stat_result]]]:
-    try:
-        with os.scandir(folder) as entries:
-            return [(entry.name, entry.stat) for entry in entries]
-    except FileNotFoundError:
-        return []

@@ -12,8 +12,9 @@ import torch
 from PIL import features
 from torch import Tensor
 
+from tl_experiments.cache.segments import Indices, Rows
 from tl_experiments.cache.store import Store, key_of
-from tl_experiments.cache.table import Indices, Rows, Table, fill_together
+from tl_experiments.cache.table import Table, fill_together
 from tl_experiments.data.dataset import DECODING_THREADS
 from tl_experiments.data.items import Source
 from tl_experiments.data.transforms import Geometry, eval_transform
