@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode, resolve_name
 
 # A computation that goes on with such a number is another one for other images.
-_READS = frozenset(
-    {
-        *("__array__", "__bool__", "__complex__", "__contains__", "__float__", "__index__", "__int__"),
-        *("allclose", "equal", "item", "numpy", "tolist"),
-    }
-)
+_READS = {"__array__", "__bool__", "__complex__", "__contains__", "__float__", "__index__", "__int__", "allclose"}
+_READS |= {"equal", "item", "numpy", "tolist"}
 
 
 class ReplayError(Exception):
@@ -110,7 +106,7 @@ def record(model: nn.Module, leaf_names: Mapping[nn.Module, str], image: Tensor)
         image: uint8 ``(n, channels, size, size)``.
 
     Raises:
-        ReplayError: The model did not return a tensor that one of the calls made.
+        ReplayError: It goes on with numbers of the image's features, or its logits come from a call unseen.
     """
     recorder = _Recorder(model, leaf_names, image)
     before = register_module_forward_pre_hook(recorder.enter)
@@ -124,8 +120,20 @@ def record(model: nn.Module, leaf_names: Mapping[nn.Module, str], image: Tensor)
     output = recorder.value_of.get(id(result))
     if output is None:
         raise ReplayError("the logits come from a call that could not be seen")
+    steps = recorder.recording.steps
+    if read := [steps[number].name for number in sorted(depend_on(Value(-1), steps) - {-1}) if steps[number].reads]:
+        raise ReplayError(f"{read[0]} makes a number of the image's features")
     recorder.recording.output, recorder.recording.result = output, result
     return recorder.recording
+
+
+def depend_on(start: Value, steps: Sequence[Step]) -> set[int]:
+    """Numbers of the steps that ``start`` has a part in, its own too."""
+    found = {start.step}
+    for number, step in enumerate(steps):
+        if any(isinstance(leaf, Value) and leaf.step in found for leaf in step.inputs()):
+            found.add(number)
+    return found
 
 
 class _Recorder(TorchFunctionMode):

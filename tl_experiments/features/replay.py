@@ -46,7 +46,9 @@ def _merged(few: Any, more: Any, n: int) -> Any:
             return few
         raise ReplayError("a tensor of unknown origin")
     if type(few) is type(more):
-        if isinstance(few, (tuple, list)) and len(few) == len(more):
+        if isinstance(few, (tuple, list)):
+            if len(few) != len(more):
+                raise ReplayError("more tensors for more images")
             items = [_merged(a, b, n) for a, b in zip(few, more, strict=True)]
             return items if isinstance(few, list) else tuple(items)
         if isinstance(few, dict) and few.keys() == more.keys():
@@ -57,7 +59,7 @@ def _merged(few: Any, more: Any, n: int) -> Any:
             return Size(more - few, few - n * (more - few))
         if few == more:
             return few
-    raise ReplayError(f"{few} for {n} images and {more} for {n + 1}")
+    raise ReplayError(f"{few!r:.40} for {n} images and {more!r:.40} for {n + 1}")
 
 
 class Replay:
