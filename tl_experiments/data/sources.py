@@ -53,7 +53,15 @@ def open_dataset(cfg: Dataset, seed: int) -> OpenDataset:
     Raises:
         DataError: The dataset cannot be used as it stands.
     """
-    source = open_source(cfg)
+    return divide(open_source(cfg), cfg, seed)
+
+
+def divide(source: Source, cfg: Dataset, seed: int) -> OpenDataset:
+    """``open_dataset`` for a source that is open already.
+
+    Raises:
+        DataError: It cannot be divided as ``cfg`` says.
+    """
     whole = assign_splits(
         source.items,
         source.classes,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx.node import map_aggregate
 
-from tl_experiments.features.record import Attribute, ReplayError, Recording, Size, Step, Value, leaves
+from tl_experiments.features.record import Attribute, Recording, ReplayError, Size, Step, Value, leaves
 
 
 def for_any_size(few: Recording, more: Recording) -> list[Step]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tl_experiments.errors import first_line
-from tl_experiments.features.record import Attribute, ReplayError, Recording, Step, Value, generator_of, record
+from tl_experiments.features.record import Attribute, Recording, ReplayError, Step, Value, generator_of, record
 from tl_experiments.features.replay import Replay, for_any_size
 from tl_experiments.strategies.apply import blocks_of_each_module
 from tl_experiments.types import ModelLayout, Phase
