@@ -81,7 +81,7 @@ class TrainCommand:
         """Train it in this process."""
         from tl_experiments.sweeps.jobs import sweep_folder, without_secrets
         from tl_experiments.sweeps.lock import running_here
-        from tl_experiments.sweeps.sweep import run_single
+        from tl_experiments.sweeps.sweep import preview, run_single
         from tl_experiments.sweeps.worker import start_logging
         from tl_experiments.tracking.process import check_installed, following
 
@@ -90,6 +90,9 @@ class TrainCommand:
         check_installed(trackers)
         folder = sweep_folder([job], overrides)
         (job,) = without_secrets([job])
+        if job.config.dry_run:
+            sys.stdout.write(preview([job], folder) + "\n")
+            return OK
         with interrupt.installed(at_once=True), running_here(folder), following(folder, trackers):
             outcome = run_single(job, folder, self.line)
             self._show(outcome, compare=False)
@@ -99,12 +102,15 @@ class TrainCommand:
         """Run those that are not done, each in a process of its own, and compare the arms."""
         from tl_experiments.sweeps.jobs import sweep_folder, without_secrets
         from tl_experiments.sweeps.lock import running_here
-        from tl_experiments.sweeps.sweep import run_sweep
+        from tl_experiments.sweeps.sweep import preview, run_sweep
         from tl_experiments.tracking.process import check_installed, following
 
         trackers = jobs[0].config.tracker.chosen()
         check_installed(trackers)
         folder = sweep_folder(jobs, overrides)
+        if any(job.config.dry_run for job in jobs):
+            sys.stdout.write(preview(without_secrets(jobs), folder) + "\n")
+            return OK
         with interrupt.installed(at_once=True), running_here(folder), following(folder, trackers):
             outcome = run_sweep(without_secrets(jobs), folder, self.line)
             self._show(outcome, compare=self.verb == "train" and not jobs[0].config.debug.no_result)

@@ -60,8 +60,15 @@ def open_dataset(cfg: Dataset, seed: int, *, digests: Path | None = None, source
     Raises:
         DataError: The dataset cannot be used as it stands.
     """
-    if source is None:
-        source = open_source(cfg, digests)
+    return divide(open_source(cfg, digests) if source is None else source, cfg, seed)
+
+
+def divide(source: Source, cfg: Dataset, seed: int) -> OpenDataset:
+    """``open_dataset`` for a source that is open already.
+
+    Raises:
+        DataError: It cannot be divided as ``cfg`` says.
+    """
     whole = assign_splits(
         source.items,
         source.classes,

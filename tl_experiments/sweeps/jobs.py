@@ -21,7 +21,9 @@ from tl_experiments.errors import ConfigError
 from tl_experiments.safe_text import redacted, redacted_text
 from tl_experiments.training.identity import job_id, runs_folder
 
-_CHANGES_NOTHING = re.compile(r"(executor|tracker|output_dir|retry_failed|debug=traceback|debug=none)\b")
+_CHANGES_NOTHING = re.compile(
+    r"(executor|tracker|output_dir|retry_failed|dry_run|feature_cache\.(dir|max_bytes)|debug=traceback|debug=none)\b"
+)
 
 
 @dataclass(frozen=True)

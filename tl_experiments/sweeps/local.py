@@ -51,6 +51,9 @@ class Listener(Protocol):
     def ended(self, job: Job, state: str, cause: str | None, seconds: float) -> None:
         """It has a state of the ledger, a one-line cause unless that is ``ok``, and its seconds."""
 
+    def finished(self, task: Task, seconds: float) -> None:
+        """Its process has ended and all of its jobs have."""
+
     def split(self, task: Task, parts: Sequence[Task], cause: str) -> None:
         """The task died of ``cause``; what had not ended is tried again in ``parts``."""
 
@@ -97,6 +100,7 @@ class _Running:
         self.process.join()
         self.listen(listener)
         if not self.left:
+            listener.finished(self.task, time.perf_counter() - self.started)
             return []
         state, cause, final = self.last_word or ("failed", _cause_of_death(self.process.exitcode), False)
         if len(self.task.jobs) > 1 and not final:
@@ -144,6 +148,18 @@ def visible_gpus() -> list[str]:
     return listing.stdout.split() if listing.returncode == 0 else []
 
 
+def server() -> Any:
+    """The multiprocessing context whose processes are forked from a server that has imported torch."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    return context
+
+
+def job_environment(device: str | None, threads: int) -> dict[str, str]:
+    """What a job's process must be told before it uses torch."""
+    return {"CUDA_VISIBLE_DEVICES": device or "", "OMP_NUM_THREADS": str(threads)}
+
+
 def run_tasks(tasks: Sequence[Task], folder: Path, where: Slots, listener: Listener) -> None:
     """Run ``tasks``, as many at once as there are slots. A job's death costs only itself: a task of several that dies
     is tried again in halves, down to single jobs; what its jobs reported before stays.
@@ -158,8 +174,7 @@ def run_tasks(tasks: Sequence[Task], folder: Path, where: Slots, listener: Liste
         Interrupted: A signal asked the command to end; the processes had 30 s for a resume point each. A second signal
             ends them at once.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
+    context = server()
     waiting, running, free = list(tasks), list[_Running](), list(where.devices)
     try:
         with interrupt.postponed():
@@ -203,8 +218,8 @@ def _stop(running: list[_Running], listener: Listener) -> None:
 
 def _start(context: Any, task: Task, folder: Path, device: str | None, threads: int) -> _Running:
     receiver, sender = context.Pipe(duplex=False)
-    environment = {"CUDA_VISIBLE_DEVICES": device or "", "OMP_NUM_THREADS": str(threads)}
-    process = context.Process(target=work, args=(task, folder, threads, environment, sender), name=f"task {task.id}")
+    arguments = (task, folder, threads, job_environment(device, threads), sender)
+    process = context.Process(target=work, args=arguments, name=f"task {task.id}")
     process.start()
     sender.close()
     return _Running(task, process, receiver, device, set(range(len(task.jobs))) - task.done)

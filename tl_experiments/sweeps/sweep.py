@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import StorageError, UserError
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
+from tl_experiments.sweeps.costs import CostBook
+from tl_experiments.sweeps.display import Board, shown
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import ENDED_BADLY, Entry, Ledger
 from tl_experiments.sweeps.local import Slots, run_tasks, slots
+from tl_experiments.sweeps.planner import (
+    Plan,
+    comparison,
+    costs_file,
+    learn,
+    make_plan,
+    table,
+    undecoded,
+    unpriced,
+)
+from tl_experiments.sweeps.pricing import complete
 from tl_experiments.sweeps.tasks import LOG_FILE, Task, make_tasks
 from tl_experiments.sweeps.worker import run_job
-from tl_experiments.training.preflight import check_data, check_unchanged
+from tl_experiments.training.preflight import Datasets, check_data, check_unchanged
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +63,43 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str) -> Outcome:
     Raises:
         DataError: Before any job starts, if a dataset cannot be used as it stands.
     """
-    _check_data(jobs, folder)
+    datasets = _check_data(jobs, folder)
     with _ledger(jobs, folder, command) as ledger:
         todo = _not_done(jobs, ledger)
         if todo:
             tasks = _tasks(jobs, todo, ledger)
             where = _slots(tasks, ledger)
             logger.info("sweep %s: %s, %s", folder, _counts(jobs, todo, tasks), _describe(where))
-            run_tasks(tasks, folder, where, _Bookkeeper(ledger, len(todo), _common(jobs)))
+            book = _book(todo[0].config, where)
+            plan = make_plan(tasks, datasets, book, len(where.devices))
+            _log(table(plan))
+            started = time.perf_counter()
+            keeper = _Bookkeeper(ledger, plan, book, _common(jobs))
+            with shown(keeper.board):
+                run_tasks(tasks, folder, where, keeper)
+            book.write()
+            _log(comparison(plan, _records(todo, folder), time.perf_counter() - started))
         return _outcome(jobs, todo, ledger)
+
+
+def preview(jobs: Sequence[Job], folder: Path) -> str:
+    """What ``run_sweep`` would run, and what that would cost; prices that are not known are measured.
+
+    Raises:
+        DataError: If a dataset cannot be used as it stands.
+    """
+    datasets = _check_data(jobs, folder)
+    ledger = Ledger.open(folder)
+    ledger.add("", [(job.id, job.overrides) for job in jobs])
+    todo = _not_done(jobs, ledger)
+    if not todo:
+        return f"nothing to run: {len(jobs)} of {len(jobs)} jobs have ended in {folder}"
+    tasks = _tasks(jobs, todo, ledger)
+    where = _slots(tasks, ledger)
+    book = _book(todo[0].config, where)
+    complete(book, unpriced(tasks, book), undecoded(tasks, book), where)
+    plan = make_plan(tasks, datasets, book, len(where.devices))
+    return f"{folder}: {_counts(jobs, todo, tasks)}, {_describe(where)}\n{table(plan)}"
 
 
 def run_single(job: Job, folder: Path, command: str) -> Outcome:
@@ -126,11 +168,24 @@ def _not_done(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
     return todo
 
 
-def _check_data(jobs: Sequence[Job], folder: Path) -> None:
+def _book(config: TrainConfig, where: Slots) -> CostBook:
+    return CostBook(costs_file(config), "cpu" if where.devices[0] is None else "gpu", where.threads)
+
+
+def _records(jobs: Iterable[Job], folder: Path) -> list[RunRecord]:
+    return [RunRecord.read(folder / job.id) for job in jobs if _has_record(folder, job)]
+
+
+def _log(lines: str) -> None:
+    for line in lines.splitlines():
+        logger.info("%s", line)
+
+
+def _check_data(jobs: Sequence[Job], folder: Path) -> Datasets:
     """Refuse data that cannot be used, or that changed since a job that is done: its result would pass for new."""
     done = [job for job in jobs if _has_record(folder, job)]
     check_unchanged((job.config, RunRecord.read(folder / job.id)) for job in done)
-    check_data(job.config for job in jobs if job not in done)
+    return check_data(job.config for job in jobs if job not in done)
 
 
 def _has_record(folder: Path, job: Job) -> bool:
@@ -154,32 +209,45 @@ def _tasks(jobs: Sequence[Job], todo: Sequence[Job], ledger: Ledger) -> list[Tas
 class _Bookkeeper:
     """Enters in the ledger, and logs, what becomes of the jobs of a command."""
 
-    def __init__(self, ledger: Ledger, n_jobs: int, common: frozenset[str]) -> None:
-        self._ledger, self._n_jobs, self._common = ledger, n_jobs, common
+    def __init__(self, ledger: Ledger, plan: Plan, book: CostBook, common: frozenset[str]) -> None:
+        self._ledger, self._book, self._common = ledger, book, common
+        self._costs = {task.id: cost for task, cost in zip(plan.tasks, plan.costs, strict=True)}
+        self._n_jobs = sum(len(task.todo) for task in plan.tasks)
         self._count = 0
+        self.board = Board(self._n_jobs, self._name)
 
     def started(self, task: Task) -> None:
+        self.board.started(task)
         for job in task.todo:
             entry = self._ledger.jobs[job.id]
             entry.state, entry.cause, entry.log = "running", None, task.log
         self._ledger.write()
 
     def progressed(self, job: Job, done: int, total: int) -> None:
-        pass
+        self.board.progressed(job, done, total)
 
     def ended(self, job: Job, state: str, cause: str | None, seconds: float) -> None:
+        self.board.ended(job, state)
         entry = self._ledger.jobs[job.id]
         entry.state, entry.cause, entry.seconds = state, cause, round(seconds, 2)  # type: ignore[assignment]
         self._ledger.write()
         self._count += 1
         tail = f"  {cause}" if cause else ""
-        what = " ".join(override for override in entry.overrides if override not in self._common)
         logger.info(
             "[%*d/%d] %-8s %6.1f s  %s%s",
-            len(str(self._n_jobs)), self._count, self._n_jobs, state, seconds, what, tail,
+            len(str(self._n_jobs)), self._count, self._n_jobs, state, seconds, self._name(job), tail,
         )  # fmt: skip
 
+    def _name(self, job: Job) -> str:
+        return " ".join(override for override in job.overrides if override not in self._common)
+
+    def finished(self, task: Task, seconds: float) -> None:
+        records = _records(task.todo, self._ledger.folder)
+        if task.id in self._costs and len(records) == len(task.jobs):
+            learn(self._book, task, self._costs[task.id], records, seconds)
+
     def split(self, task: Task, parts: Sequence[Task], cause: str) -> None:
+        self.board.split(task)
         left = [job for part in parts for job in part.jobs]
         for job in left:
             self._ledger.jobs[job.id].state = "pending"

@@ -16,6 +16,7 @@ from tl_experiments.training.groups import ALONE, SharedWork, group_key, source_
 from tl_experiments.types import Block, ModelLayout, Phase
 
 LOG_FILE = "job.log"
+_LEAST_PASSES = 1.5  # over the images, below which a phase computes its frozen part anew
 
 
 def _any_net() -> ModelLayout:
@@ -94,9 +95,43 @@ def make_tasks(jobs: Sequence[Job], todo: Sequence[Job], stored: Sequence[Sequen
 
 def trains_live(config: TrainConfig) -> bool:
     """Whether some phase of the run needs the images' pixels at every step."""
+    return not keeps_activations(config) or any(frozen == 0 for frozen in _frozen_prefixes(config))
+
+
+def is_fused(config: TrainConfig) -> bool:
+    """Whether the run is a head on fixed features, trained with others in one computation."""
+    return group_key(config) is not None
+
+
+def encoded_prefixes(config: TrainConfig) -> list[str]:
+    """Names of the frozen prefixes whose activations the run keeps, one for each cut; equal names are shared."""
+    if not keeps_activations(config):
+        return []
+    try:
+        plan = config.freeze_strategy.plan(_ANY_NET)
+    except ConfigError:  # it names blocks of a certain net
+        return [_prefix(config, repr(config.freeze_strategy))]
+    ends = [*(phase.start_fraction for phase in plan[1:]), 1.0]
+    epochs = [(end - phase.start_fraction) * config.trainer.max_epochs for phase, end in zip(plan, ends, strict=True)]
+    depths = [len(_ANY_NET.blocks) - frozen_prefix(phase, _ANY_NET) for phase in plan]
+    worth_it = [
+        depth
+        for depth, passes in zip(depths, epochs, strict=True)
+        if depth < len(_ANY_NET.blocks) and (passes >= _LEAST_PASSES or config.head.is_solved)
+    ]
+    return [_prefix(config, str(depth)) for depth in dict.fromkeys(worth_it)]
+
+
+def keeps_activations(config: TrainConfig) -> bool:
+    """Whether frozen parts are computed once an image, rather than in each step."""
     cache, augmentation = config.feature_cache, config.augmentation.name
     augmented = augmentation != "none" and (cache.views is None or augmentation in ("mixup", "cutmix"))
-    return cache.name == "off" or augmented or any(frozen == 0 for frozen in _frozen_prefixes(config))
+    return cache.name != "off" and not augmented
+
+
+def _prefix(config: TrainConfig, cut: str) -> str:
+    seed = config.seed if config.backbone.weights == "random" else None
+    return repr((config.backbone, seed, config.trainer.precision, config.trainer.memory_format, cut))
 
 
 def _again(jobs: Sequence[Job], stored: Sequence[Sequence[str]]) -> list[tuple[Job, ...]]:
@@ -113,7 +148,7 @@ def _can_be_one(group: Sequence[Job]) -> bool:
 
 def _rank(config: TrainConfig) -> int:
     """0 for heads on fixed features, 1 for a tail on fixed activations, 2 for what trains the whole net."""
-    if group_key(config) is not None:
+    if is_fused(config):
         return 0
     prefixes = _frozen_prefixes(config)
     return 1 if len(prefixes) == 1 and prefixes[0] > 0 else 2

@@ -16,7 +16,7 @@ from tl_experiments.config.running import FeatureCacheAuto
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.features.activations import Activations
 from tl_experiments.features.batches import CachedData
-from tl_experiments.features.keys import activation_key
+from tl_experiments.features.keys import ActivationFacts, activation_key
 from tl_experiments.features.memory_table import MemoryTable
 from tl_experiments.features.rows import columns_of, row_bytes
 from tl_experiments.features.split import Split, split
@@ -83,12 +83,14 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
     store, rows = store_of(cfg), data.n_items
     found: dict[int | None, Activations] = {}
     for view in dict.fromkeys([None, *views]):
-        facts = {
-            "data": data.source_fingerprint,
-            "transform": data.describe(view),
-            "backbone": f"{cfg.backbone.name} {dict(cfg.backbone.kwargs)}",
-            "precision": f"{accelerator} {precision} {cfg.trainer.memory_format} {columns}",
-        }
+        facts = ActivationFacts(
+            backbone=cfg.backbone.name,
+            kwargs=cfg.backbone.kwargs,
+            transform=data.describe(view),
+            precision=f"{precision} {cfg.trainer.memory_format} {columns}",
+            data=data.source_fingerprint,
+            device=device.type,
+        )
         about = {
             "kind": "activations",
             "dataset": cfg.dataset.name,

@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
 from tl_experiments.config.datasets import ImageFolder
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.data.sources import open_dataset, open_source
+from tl_experiments.data.items import Source, Split
+from tl_experiments.data.sources import divide, open_source
+from tl_experiments.data.splits import Indices, Splits, few
 from tl_experiments.errors import DataError
 from tl_experiments.records import RunRecord
+from tl_experiments.training.groups import source_key
 
 
-def check_data(configs: Iterable[TrainConfig]) -> None:
+class Datasets:
+    """Datasets opened so far: each source is listed once, however many configs take some of its images."""
+
+    def __init__(self) -> None:
+        self._sources: dict[str, Source] = {}
+        self._used: dict[str, Splits] = {}
+
+    def used(self, config: TrainConfig) -> Mapping[Split, Indices]:
+        """Positions in the source of the images that a run of ``config`` uses, by split.
+
+        Raises:
+            DataError: The dataset cannot be used as it stands.
+        """
+        dataset, debug = config.dataset, config.debug
+        some = dataset.shots is not None or dataset.label_fraction is not None
+        key = repr((dataset, config.seed if some and dataset.subset_seed is None else None))
+        if key not in self._used:
+            source = source_key(dataset)
+            if source not in self._sources:
+                self._sources[source] = open_source(dataset)
+            self._used[key] = divide(self._sources[source], dataset, config.seed).used
+        return few(self._used[key], debug.images_per_split, debug.evaluate_on_train).indices
+
+
+def check_data(configs: Iterable[TrainConfig]) -> Datasets:
     """Open each distinct dataset once.
 
     Raises:
         DataError: One of them cannot be used as it stands.
     """
+    datasets = Datasets()
     distinct = {json.dumps(asdict(config.dataset), sort_keys=True): config for config in configs}
     for config in distinct.values():
-        open_dataset(config.dataset, config.seed)
+        datasets.used(config)
+    return datasets
 
 
 def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
