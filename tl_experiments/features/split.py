@@ -40,15 +40,18 @@ class _Spec(Protocol):
 
 
 class _Backbone(Protocol):
-    input_spec: _Spec
+    @property
+    def input_spec(self) -> _Spec: ...
 
 
 class Splittable(Protocol):
     """Backbone, head and the layout of both; ``begin`` has frozen what the phase does not train."""
 
     layout: ModelLayout
-    backbone: _Backbone
     mean: Tensor
+
+    @property
+    def backbone(self) -> _Backbone: ...
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tl_experiments.training.module import TransferModule
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.profiling import StepProfiler
 from tl_experiments.training.progress import Told, progress_callbacks, unwatched
-from tl_experiments.training.resume import ResumePoint, is_due, read_resume_point
+from tl_experiments.training.resume import ResumePoint, WritingTimer, read_resume_point
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +121,7 @@ class _Saver:
 
     def __init__(self, cfg: TrainConfig, parts: Parts, history: History) -> None:
         self._cfg, self._parts, self._history = cfg, parts, history
-        self._last = time.perf_counter()
-        self._write_s = 0.0  # that the last point took
+        self._timer = WritingTimer(cfg.trainer.resume_interval_s)
         self._run = {
             "job": job_id(cfg),
             "data": parts.data.spec.fingerprint,
@@ -142,9 +141,11 @@ class _Saver:
 
     def save(self, module: TransferModule, at_once: bool) -> None:
         """Write a point if it is time, or in any case."""
-        now = time.perf_counter()
-        if not (at_once or is_due(now - self._last, self._write_s, self._cfg.trainer.resume_interval_s)):
-            return
+        if at_once or self._timer.is_due():
+            with self._timer:
+                self._write(module)
+
+    def _write(self, module: TransferModule) -> None:
         state = module.model.state_dict()
         begun = [phase for phase in self._parts.phases if phase.first_step < module.step]
         changed = {name for phase in begun for name in phase.changeable(module.model)}
@@ -158,10 +159,8 @@ class _Saver:
             history=self._history.state(),
             losses=module.losses().cpu(),
             accumulation=module.accumulation,
-            elapsed_s=now - self._history.started,
+            elapsed_s=time.perf_counter() - self._history.started,
         ).write(self._history.folder)
-        self._last = time.perf_counter()
-        self._write_s = self._last - now
 
 
 def _digest(phase: PhaseSteps) -> str:
