@@ -25,8 +25,12 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from tl_experiments.config.compose import conf_dir
+from tl_experiments.sweeps.costs import CostBook, Price
 from tl_experiments.sweeps.expand import compose_jobs, expand
 from tl_experiments.sweeps.jobs import make_job
+from tl_experiments.sweeps.planner import make_plan, table, unpriced
+from tl_experiments.sweeps.tasks import make_tasks
+from tl_experiments.training.preflight import check_data
 
 RESULTS = Path(__file__).parent / "results" / "commands.json"
 TL = [sys.executable, "-m", "tl_experiments"]
@@ -61,12 +65,19 @@ def process(command: list[str], folder: str) -> Callable[[], object]:
     return lambda: subprocess.run(command, cwd=folder, capture_output=True)
 
 
-def plan() -> None:
-    """100 jobs over 2 backbones and 4 strategies: composed, checked, hashed."""
-    arguments = ["backbone=resnet18,vit_small", *ARMS, "seed=range(10)"]
+def plan(book: CostBook) -> None:
+    """100 jobs over 2 backbones and 4 strategies: composed, checked, hashed, grouped, priced."""
+    arguments = ["backbone=resnet18,vit_small", *ARMS, "seed=range(10)", "dataset.shots=20"]
     loader = GlobalHydra.instance().config_loader()
     jobs = [make_job(*one) for one in compose_jobs(loader, "train", [], expand(loader, {}, arguments))]
     assert len({job.id for job in jobs}) == 100
+    datasets = check_data(job.config for job in jobs)
+    tasks = make_tasks(jobs, jobs, [])
+    for config in unpriced(tasks, book):  # the first time
+        book.learn(config, Price(train_s=0.01, encode_s=0.01, row_bytes=4096, image_size=224))
+    made = make_plan(tasks, datasets, book, at_once=2)
+    assert made.total.seconds is not None
+    table(made)
 
 
 def main() -> None:
@@ -80,7 +91,8 @@ def main() -> None:
         for name, (arguments, limit) in COMMANDS.items():
             rows[name] = {**seconds(process([*TL, *arguments], folder), repeats), "limit_s": limit}
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            rows["plan of 100 jobs"] = {**seconds(plan, repeats), "limit_s": 1.0}
+            book = CostBook(Path(folder) / "costs.json", "cpu", 1)
+            rows["plan of 100 jobs"] = {**seconds(lambda: plan(book), repeats), "limit_s": 1.0}
         sweep = [*TL, "train", "-m", *TINY, *ARMS, "seed=range(20)", "name=hundred"]
         subprocess.run(sweep, cwd=folder, check=True, capture_output=True)
         assert len(list(Path(folder).glob("outputs/hundred/*/record.json"))) == 100
