@@ -177,9 +177,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"value": statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def noise(times: Mapping[str, Times], side: str) -> float:
+def same_side_noise(once: Times, again: Times) -> float:
     """How far the ratio of a side to itself strayed from 1, at the median of the turns."""
-    return statistics.median(abs(ratio - 1) for ratio in ratios(times[side], times["again"]))
+    return statistics.median(abs(ratio - 1) for ratio in ratios(once, again))
 
 
 def line(points: Mapping[int, float]) -> Callable[[float], float]:

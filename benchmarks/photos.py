@@ -2,9 +2,9 @@
 
     TL_SHARED_DATA=... python benchmarks/photos.py FOLDER --train 1000 --val 200 --test 50
 
-Every image is a random crop of one of the flower photos (five classes), enlarged to 500 x 375 pixels and encoded as JPEG
-of quality 90: the size of file that a loader meets in practice, in the number that a bar asks for. Train, val and test
-take their crops from different photos.
+Every image is a random crop of one of the flower photos (five classes), enlarged to 500 x 375 pixels and encoded as
+JPEG of quality 90: the size of file that a loader meets in practice, in the number that a bar asks for. Train, val and
+test take their crops from different photos.
 """
 
 from __future__ import annotations

@@ -39,6 +39,7 @@ class Work:
         learning_rates: One job each.
         batch_size: Of training.
         image_size: Side in pixels.
+        penalties: Of a head that is solved.
     """
 
     data: str
@@ -49,6 +50,7 @@ class Work:
     learning_rates: tuple[float, ...] = (1e-3,)
     batch_size: int = 32
     image_size: int = 224
+    penalties: tuple[float, ...] = ()
 
     def of(self, strategy: str, epochs: int) -> Work:
         """The same images with one job of another strategy."""
@@ -70,18 +72,20 @@ def prepare(folder: Path, train: int, val: int, test: int = 25, **options: Any) 
 
 
 def overrides(work: Work, *more: str) -> list[str]:
-    """Our command line for ``work``."""
+    """Our command line for ``work``; ``more`` may be a sweep's overrides, and wins."""
     strategy = [f"freeze_strategy={work.strategy}"]
     if work.strategy == "last_n_blocks":
         strategy.append(f"freeze_strategy.n={LAST_STAGE}")
-    return [
+    settings = [
         "backbone=resnet18", f"backbone.weights={work.weights}", f"backbone.preprocessing.image_size={work.image_size}",
         "dataset=image_folder", f"dataset.root={work.data}", *strategy, "scheduler=constant", f"seed={SEED}",
         f"optimizer.lr={','.join(f'{rate:g}' for rate in work.learning_rates)}", "optimizer.weight_decay=0.01",
         f"trainer.max_epochs={work.epochs}", f"trainer.batch_size={work.batch_size}", "trainer.accelerator=cpu",
         "trainer.precision=32-true", "trainer.gradient_clip_norm=null", "executor.jobs_per_device=1",
-        "executor.threads_per_job=1", "name=bench", *more,
+        "executor.threads_per_job=1", "name=bench",
     ]  # fmt: skip
+    replaced = {one.partition("=")[0] for one in more}
+    return [*(one for one in settings if one.partition("=")[0] not in replaced), *more]
 
 
 class Ours:

@@ -1,7 +1,8 @@
 """timm's way: its ``train.py`` is not in its package, so this goes through the same functions in the same order.
 
-Dataset, loader, optimizer and losses are timm's, one pass of training and one of validation an epoch, a checkpoint and a
-line of summary after each. It has no freezing: every strategy is a full fine-tune. The order is the loader's own.
+Dataset, loader, optimizer and losses are timm's, one pass of training and one of validation an epoch, a checkpoint and
+a line of summary after each. It has no freezing: every strategy is a full fine-tune. The order is the loader's own, and
+the loader leaves out a last batch that is not full.
 """
 
 from __future__ import annotations
