@@ -109,7 +109,7 @@ def _open_all(
             continue
         lead = lead or parts
         history = History(folder, 1 if cfg.head.is_solved else data.steps_per_epoch, started, quiet=len(jobs) > 1)
-        yield Probe(position, cfg, parts, history)
+        yield Probe(position, job_id(cfg), cfg, parts, history)
 
 
 def _features(lead: Probe, accelerator: str, precision: str) -> Cached:
@@ -137,7 +137,7 @@ def _encode(cached: Cached, probes: Sequence[Probe]) -> dict[str, Any]:
 def _begin(probe: Probe) -> None:
     (probe.history.folder / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
     remove_stale_temporaries(probe.history.folder)
-    write_start(probe.history.folder, probe.cfg, job_id(probe.cfg), probe.parts.lr)
+    write_start(probe.history.folder, probe.cfg, probe.identity, probe.parts.lr)
 
 
 def _finish(
@@ -154,7 +154,7 @@ def _finish(
     if isinstance(outcome, UserError):
         return outcome
     cfg, parts, history = probe.cfg, probe.parts, probe.history
-    folder, identity = history.folder, job_id(cfg)
+    folder, identity = history.folder, probe.identity
     history.restore_best(parts.model)
     write_results(folder, parts.data, history, outcome.test)
     write_checkpoint(folder, cfg, identity, parts)

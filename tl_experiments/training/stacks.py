@@ -23,7 +23,6 @@ from tl_experiments.probes.metrics import metrics_of_each
 from tl_experiments.probes.stack import ProbeStack, logits
 from tl_experiments.training.build import Parts
 from tl_experiments.training.history import History
-from tl_experiments.training.identity import job_id
 from tl_experiments.training.metrics import Predictions, diverged, first_non_finite
 from tl_experiments.training.optimization import schedule
 from tl_experiments.training.phases import PhaseSteps
@@ -42,12 +41,14 @@ class Probe:
 
     Args:
         position: In the group.
+        identity: The run's job id.
         cfg: Of the run.
         parts: What it works with; the backbone is everybody's.
         history: Its validations, and its folder.
     """
 
     position: int
+    identity: str
     cfg: TrainConfig
     parts: Parts
     history: History
@@ -184,7 +185,7 @@ class _Run:
     def _identity(self) -> dict[str, Any]:
         lead = self.stack[0].parts
         return {
-            "jobs": [job_id(probe.cfg) for probe in self.stack],
+            "jobs": [probe.identity for probe in self.stack],
             "data": lead.data.spec.fingerprint,
             "weights": lead.weights.sha256 or lead.weights.source,
         }
