@@ -244,7 +244,7 @@ class Net(nn.Module):
         return self.last(self.between(self, self.first(x)))
 
     def forward_head(self, x, pre_logits):
-        return x
+        return x.mean(0) if x.ndim == 3 else x
 
 
 def pool(x):
@@ -288,6 +288,10 @@ def set_columns(net, x):
         (lambda net, x: pool(x).flip(0), "the parts differ from the whole by"),
         (lambda net, x: pool(x) * (2 if net.training else 1), "its frozen part computes something else in train mode"),
         (lambda net, x: pool(x) * 2 if len(x) == 3 else pool(x), "its calls depend on the images"),
+        (
+            lambda net, x: x.flatten(2).permute(2, 0, 1),
+            "permute gives has no row for each image, its shape is",
+        ),
         (with_a_constant, "is called with a tensor of unknown origin"),
     ],
 )
