@@ -87,7 +87,7 @@ def backbones(report: Report, work: Work, count: int) -> None:
         records = side.records()
     if len(records) != 4:
         raise SystemExit(f"{len(records)} records, expected 4")
-    decoded = sum(record["work"].get("images_decoded", count) for record in records)
+    decoded = sum(record["work"]["images_decoded"] for record in records)
     report.add(
         Row(
             bar="h",
