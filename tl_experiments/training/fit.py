@@ -42,6 +42,17 @@ class Fitted:
     module: TransferModule
     cached: dict[int, Cached]
 
+    def release(self) -> None:
+        """Let go of model and optimizer: Lightning's objects refer to each other, and would keep both until Python looks
+        for such circles, many runs later."""
+        _release(self.trainer, self.module)
+
+
+def _release(trainer: pl.Trainer, module: TransferModule) -> None:
+    trainer.strategy.optimizers = []
+    trainer.strategy.model = None
+    module.__dict__.clear()
+
 
 def fit(
     cfg: TrainConfig, parts: Parts, history: History, accelerator: str, precision: str, progress: Told = unwatched
@@ -84,6 +95,8 @@ def fit(
             if module.chunks and not module.out_of_patience():
                 trainer.fit(module)
         accumulation = module.accumulation
+        if not phase.last:
+            _release(trainer, module)
     return Fitted(trainer, module, found)
 
 
