@@ -42,6 +42,7 @@ def test_the_second_command_says_who_runs_and_a_dead_one_keeps_nobody_out(tmp_pa
         first.kill()
         first.wait()
     assert file.exists()  # nobody was left to remove it
+    (tmp_path / "same" / "sweep.json").unlink()  # what runs there from now on is the third's
     third = subprocess.Popen([*command], **quiet)
     try:
         _wait_for(lambda: f'"pid": {third.pid}' in file.read_text() and "running" in states(tmp_path))
