@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tl_experiments import interrupt
 from tl_experiments.cache.table import Table
 from tl_experiments.features.memory_table import MemoryTable
 from tl_experiments.features.rows import Column, from_rows, row_bytes, to_rows
@@ -72,6 +73,7 @@ class Activations:
         rows = []
         with torch.no_grad(), self.precision():
             for part in self.images(indices).split(ENCODING_BATCH):
+                interrupt.check()
                 n = len(part)
                 padding = part.new_zeros(ENCODING_BATCH - n, *part.shape[1:])
                 images = to_device(torch.cat([part, padding]) if n < ENCODING_BATCH else part, self.device)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pytorch_lightning as pl
 
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.interrupt import Interrupted
 from tl_experiments.training.build import Parts
 from tl_experiments.training.caching import Cached, cached_phase, describe
 from tl_experiments.training.environment import device_of
@@ -57,6 +58,7 @@ def fit(
     accumulation = point.accumulation if point else cfg.trainer.accumulation
     unvalidated = point is not None and len(point.losses) > 0
     found: dict[int, Cached] = {}
+    module: TransferModule | None = None
     parts.model.to(device_of(accelerator))
     for phase in parts.phases:
         if not phase.last and (phase.end_step < done or (phase.end_step == done and not unvalidated)):
@@ -68,7 +70,14 @@ def fit(
             logger.info("phase %d   %s", phase.number, line)
         if isinstance(cached, Cached):
             found[phase.number] = cached
-            cached.data.ensure(max(done, phase.first_step), phase.end_step)
+            try:
+                cached.data.ensure(max(done, phase.first_step), phase.end_step)
+            except Interrupted as error:
+                if module is None:
+                    raise
+                saver.save(module, True)  # the phase before is done
+                where = f"after step {module.step} of {parts.phases[-1].end_step}"
+                raise Interrupted(error.signum, where) from None
         module = TransferModule(
             cfg, parts, phase, history, cached=found.get(phase.number),
             point=inside, accumulation=accumulation, save=saver.save,
@@ -84,6 +93,7 @@ def fit(
             if module.chunks and not module.out_of_patience():
                 trainer.fit(module)
         accumulation = module.accumulation
+    assert module is not None  # the last phase is never left out
     return Fitted(trainer, module, found)
 
 
