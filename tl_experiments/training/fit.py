@@ -75,9 +75,7 @@ def fit(
             except Interrupted as error:
                 if module is None:
                     raise
-                saver.save(module, True)  # the phase before is done
-                where = f"after step {module.step} of {parts.phases[-1].end_step}"
-                raise Interrupted(error.signum, where) from None
+                module.end(error.signum)  # the phase before is done
         module = TransferModule(
             cfg, parts, phase, history, cached=found.get(phase.number),
             point=inside, accumulation=accumulation, save=saver.save,
