@@ -17,7 +17,7 @@ from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.errors import TrainingError, UserError
 from tl_experiments.features.split import split
-from tl_experiments.records import RECORD_FILE, RunRecord
+from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
 from tl_experiments.training.account import Trained, make_record, write_start
 from tl_experiments.training.build import OpenImages, Parts, assemble, open_backbone, open_data, open_images
 from tl_experiments.training.caching import Cached, open_activations
@@ -132,6 +132,7 @@ def _encode(cached: Cached, probes: Sequence[Probe]) -> dict[str, Any]:
 
 def _begin(probe: Probe) -> None:
     (probe.history.folder / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
+    remove_stale_temporaries(probe.history.folder)
     write_start(probe.history.folder, probe.cfg, job_id(probe.cfg), probe.parts.lr)
 
 
