@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import pytorch_lightning as pl
 
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.interrupt import Interrupted
 from tl_experiments.training.build import Parts
 from tl_experiments.training.caching import Cached, cached_phase, describe
 from tl_experiments.training.environment import device_of
@@ -43,8 +44,10 @@ class Fitted:
     cached: dict[int, Cached]
 
     def release(self) -> None:
-        """Let go of model and optimizer: Lightning's objects refer to each other, and would keep both until Python looks
-        for such circles, many runs later."""
+        """Let go of model and optimizer.
+
+        Lightning's objects refer to each other and would keep both until Python looks for such circles.
+        """
         _release(self.trainer, self.module)
 
 
@@ -68,6 +71,7 @@ def fit(
     accumulation = point.accumulation if point else cfg.trainer.accumulation
     unvalidated = point is not None and len(point.losses) > 0
     found: dict[int, Cached] = {}
+    module: TransferModule | None = None
     parts.model.to(device_of(accelerator))
     for phase in parts.phases:
         if not phase.last and (phase.end_step < done or (phase.end_step == done and not unvalidated)):
@@ -79,7 +83,12 @@ def fit(
             logger.info("phase %d   %s", phase.number, line)
         if isinstance(cached, Cached):
             found[phase.number] = cached
-            cached.data.ensure(max(done, phase.first_step), phase.end_step)
+            try:
+                cached.data.ensure(max(done, phase.first_step), phase.end_step)
+            except Interrupted as error:
+                if module is None:
+                    raise
+                module.end(error.signum)  # the phase before is done
         module = TransferModule(
             cfg, parts, phase, history, cached=found.get(phase.number),
             point=inside, accumulation=accumulation, save=saver.save,
@@ -97,6 +106,7 @@ def fit(
         accumulation = module.accumulation
         if not phase.last:
             _release(trainer, module)
+    assert module is not None  # the last phase is never left out
     return Fitted(trainer, module, found)
 
 

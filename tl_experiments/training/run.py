@@ -11,6 +11,7 @@ import torch
 from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import UserError
+from tl_experiments.interrupt import Interrupted
 from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
 from tl_experiments.training.account import Trained, make_record, training_notes, write_start
 from tl_experiments.training.build import build
@@ -82,7 +83,12 @@ def _run_alone(cfg: TrainConfig, target: Path, identity: str, shared: SharedWork
         fitted = fit(cfg, parts, history, accelerator, precision, progress)
         module = fitted.module
         history.restore_best(parts.model)
-        fitted.trainer.test(module, dataloaders=module.data.eval_loader("test"), verbose=False)
+        try:
+            fitted.trainer.test(module, dataloaders=module.data.eval_loader("test"), verbose=False)
+        except Interrupted as error:
+            if error.where is None:  # while features of the test images were made
+                module.end(error.signum)
+            raise
     assert module.predictions is not None
     write_results(target, parts.data, history, module.predictions)
     write_checkpoint(target, cfg, identity, parts)
