@@ -89,6 +89,8 @@ def fit(
                 if module is None:
                     raise
                 module.end(error.signum)  # the phase before is done
+        if module is not None:
+            _release(trainer, module)
         module = TransferModule(
             cfg, parts, phase, history, cached=found.get(phase.number),
             point=inside, accumulation=accumulation, save=saver.save,
@@ -104,8 +106,6 @@ def fit(
             if module.chunks and not module.out_of_patience():
                 trainer.fit(module)
         accumulation = module.accumulation
-        if not phase.last:
-            _release(trainer, module)
     assert module is not None  # the last phase is never left out
     return Fitted(trainer, module, found)
 
