@@ -71,6 +71,7 @@ def fit(
     accumulation = point.accumulation if point else cfg.trainer.accumulation
     unvalidated = point is not None and len(point.losses) > 0
     found: dict[int, Cached] = {}
+    trainer: pl.Trainer | None = None
     module: TransferModule | None = None
     parts.model.to(device_of(accelerator))
     for phase in parts.phases:
@@ -89,7 +90,7 @@ def fit(
                 if module is None:
                     raise
                 module.end(error.signum)  # the phase before is done
-        if module is not None:
+        if trainer is not None and module is not None:
             _release(trainer, module)
         module = TransferModule(
             cfg, parts, phase, history, cached=found.get(phase.number),
@@ -106,7 +107,7 @@ def fit(
             if module.chunks and not module.out_of_patience():
                 trainer.fit(module)
         accumulation = module.accumulation
-    assert module is not None  # the last phase is never left out
+    assert trainer is not None and module is not None  # the last phase is never left out
     return Fitted(trainer, module, found)
 
 
