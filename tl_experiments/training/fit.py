@@ -107,7 +107,8 @@ def fit(
             if module.chunks and not module.out_of_patience():
                 trainer.fit(module)
         accumulation = module.accumulation
-    assert trainer is not None and module is not None  # the last phase is never left out
+    assert trainer is not None  # the last phase is never left out
+    assert module is not None
     return Fitted(trainer, module, found)
 
 
