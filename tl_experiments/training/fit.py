@@ -18,12 +18,13 @@ from tl_experiments.interrupt import Interrupted
 from tl_experiments.training.build import Parts
 from tl_experiments.training.caching import Cached, cached_phase, describe
 from tl_experiments.training.environment import device_of
+from tl_experiments.training.groups import Told, unwatched
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.module import TransferModule
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.profiling import StepProfiler
-from tl_experiments.training.progress import Told, progress_callbacks, unwatched
+from tl_experiments.training.progress import progress_callbacks
 from tl_experiments.training.resume import ResumePoint, WritingTimer, read_resume_point
 
 logger = logging.getLogger(__name__)

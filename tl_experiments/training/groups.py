@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tl_experiments.backbones.locate import weights_digest
@@ -33,6 +34,13 @@ class SharedWork:
 
 
 ALONE = SharedWork()
+
+
+Told = Callable[[int, int], None]  # optimizer steps done, of how many
+
+
+def unwatched(_done: int, _total: int) -> None:
+    """Nobody looks."""
 
 
 def group_key(config: TrainConfig) -> str | None:

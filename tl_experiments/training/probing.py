@@ -30,7 +30,7 @@ from tl_experiments.training.identity import job_id
 from tl_experiments.training.outputs import write_results
 from tl_experiments.training.resume import remove_resume_points
 from tl_experiments.training.solving import solve
-from tl_experiments.training.stacks import Outcome, Probe, Progress, stacks, train_stack
+from tl_experiments.training.stacks import Outcome, Probe, Progress, rows_of_metrics, stacks, train_stack
 from tl_experiments.training.summary import summary_lines
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,9 @@ def _finish(
     write_results(folder, parts.data, history, outcome.test)
     write_checkpoint(folder, cfg, identity, parts)
     counts = {"images_decoded": 0, "images_encoded": 0, "cached_phases": [0], "together": together, **work}
-    trained = Trained(outcome.test, outcome.last_step, 1, counts, outcome.notes)
+    trained = Trained(
+        rows_of_metrics(outcome.test.logits[None], outcome.test.label)[0], outcome.last_step, 1, counts, outcome.notes
+    )
     record = make_record(cfg, identity, parts, history, trained, accelerator, precision, share)
     record.write(folder)
     remove_resume_points(folder)
