@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import re
 import subprocess
@@ -76,3 +77,20 @@ def test_the_rates_are_those_of_the_curves():
         (one["strategy"], f"{one['rule']:.2g}", f"{one['steepest']:.2g}", f"{one['minimum'] / 10:.2g}")
         for one in curves["suggestions"]
     ]
+
+
+def test_the_page_of_benchmarks_is_what_the_script_makes_of_the_results():
+    spec = importlib.util.spec_from_file_location("benchmark_page", ROOT / "scripts" / "benchmark_page.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    results = {path.stem: json.loads(path.read_text()) for path in (ROOT / "benchmarks" / "results").glob("*.json")}
+    assert script.page(results) == (ROOT / "docs" / "benchmarks.md").read_text()
+
+
+def test_met_is_what_the_figures_of_a_benchmark_say():
+    """The page copies ``met`` from the results; nobody may edit it there."""
+    for path in (ROOT / "benchmarks" / "results").glob("*.json"):
+        for row in json.loads(path.read_text())["rows"]:
+            better = (row["value"] - (row["target"] or 0)) * (1 if row["sense"] == ">=" else -1) >= 0
+            assert row["met"] is (None if row["target"] is None else better), (path.name, row["what"])
+            assert row["low"] <= row["value"] <= row["high"]

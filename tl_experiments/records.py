@@ -35,11 +35,16 @@ NOT_IN_THE_RESULT = frozenset(
 )
 
 
-def write_atomically(path: Path, content: bytes | str) -> Path:
+def write_atomically(path: Path, content: bytes | str, *, sync_folder: bool = True) -> Path:
     """Write a file whole or not at all: a reader sees the old file or the new one, also after a crash.
 
     The temporary file stands in the same folder, so that a full ``$TMPDIR`` or another disk cannot matter. File and
     folder are on the disk when this returns: a job that was called done is done after a power cut too.
+
+    Args:
+        path: Of the file.
+        content: Of the file.
+        sync_folder: Put its name on the disk as well; not needed where a later file in the same folder is written so.
 
     Raises:
         StorageError: The disk is full; the old file is as it was.
@@ -57,7 +62,8 @@ def write_atomically(path: Path, content: bytes | str) -> Path:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        if sync_folder:
+            _sync_folder(path.parent)
     return path
 
 

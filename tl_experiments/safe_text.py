@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Marks that reorder the text around them: a name could make a table read backwards.
@@ -42,19 +42,31 @@ def csv_text(text: str) -> str:
 
 def redacted_text(text: str) -> str:
     """Text without credentials: those in URLs, after ``token=`` and the like, and the environment's own."""
-    for name, value in os.environ.items():
-        if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
-            text = text.replace(value, REDACTED)
-    return _ASSIGNMENT.sub(rf"\1{REDACTED}", _URL_CREDENTIALS.sub(f"{REDACTED}@", text))
+    return _without(_secrets_of_the_environment(), text)
 
 
 def redacted(value: Any) -> Any:
     """Plain values without secrets: texts under a key such as ``api_key`` or ``token``, and credentials in any text."""
+    return _redacted(value, _secrets_of_the_environment())
+
+
+def _redacted(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, Mapping):
         return {
-            key: REDACTED if isinstance(item, str) and _SECRET_NAME.search(str(key)) else redacted(item)
+            key: REDACTED if isinstance(item, str) and _SECRET_NAME.search(str(key)) else _redacted(item, secrets)
             for key, item in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return [redacted(item) for item in value]
-    return redacted_text(value) if isinstance(value, str) else value
+        return [_redacted(item, secrets) for item in value]
+    return _without(secrets, value) if isinstance(value, str) else value
+
+
+def _secrets_of_the_environment() -> list[str]:
+    named = [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
+    return [value for value in named if len(value) >= _SHORTEST_SECRET]
+
+
+def _without(secrets: Sequence[str], text: str) -> str:
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    return _ASSIGNMENT.sub(rf"\1{REDACTED}", _URL_CREDENTIALS.sub(f"{REDACTED}@", text))

@@ -237,13 +237,14 @@ class Net(nn.Module):
 
     def __init__(self, between):
         super().__init__()
-        self.first, self.last, self.between = nn.Conv2d(3, 4, 3), nn.Linear(4, 4), between
+        self.first, self.doubling, self.last = nn.Conv2d(3, 4, 3), Doubling(), nn.Linear(4, 4)
+        self.between = between
 
     def forward_features(self, x):
         return self.last(self.between(self, self.first(x)))
 
     def forward_head(self, x, pre_logits):
-        return x
+        return x.mean(0) if x.ndim == 3 else x
 
 
 def pool(x):
@@ -254,6 +255,19 @@ def with_a_constant(net, x):
     with torch._C.DisableTorchFunction():
         hidden = x.mean((2, 3))
     return hidden * 2
+
+
+class Doubling(nn.Module):
+    """Puts other tensors into the list that it is given, as the stages of HRNet do."""
+
+    def forward(self, tensors):
+        for i in range(len(tensors)):
+            tensors[i] = tensors[i] * 2
+        return tensors
+
+
+def through_a_list(net, x):
+    return sum(net.doubling([pool(x), pool(x) + 1]))
 
 
 def set_columns(net, x):
@@ -274,6 +288,10 @@ def set_columns(net, x):
         (lambda net, x: pool(x).flip(0), "the parts differ from the whole by"),
         (lambda net, x: pool(x) * (2 if net.training else 1), "its frozen part computes something else in train mode"),
         (lambda net, x: pool(x) * 2 if len(x) == 3 else pool(x), "its calls depend on the images"),
+        (
+            lambda net, x: x.flatten(2).permute(2, 0, 1),
+            "permute gives has no row for each image, its shape is",
+        ),
         (with_a_constant, "is called with a tensor of unknown origin"),
     ],
 )
@@ -294,6 +312,7 @@ def test_the_reason_why_it_trains_live(between, reason):
         lambda net, x: pool(x)[:, [3, 2, 1, 0]] * net.last.weight.shape[0],
         lambda net, x: x.flatten(2).transpose(1, 2).reshape(-1, 4).unflatten(0, (len(x), -1)).mean(1),
         set_columns,
+        through_a_list,
     ],
 )
 def test_what_stands_between_the_layers(between):

@@ -63,5 +63,5 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
         content = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {content.dtype} {tuple(content.shape)}\n".encode())
         if content.numel():
-            digest.update(content.flatten().view(torch.uint8).numpy())
+            digest.update(content.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.node import map_aggregate
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode, resolve_name
 
@@ -149,17 +148,19 @@ class _Recorder(TorchFunctionMode):
         self._kept: list[Tensor] = [image]  # an id is unique while its tensor lives
         self._names = leaf_names
         self._leaf: nn.Module | None = None
+        self._args: tuple[Any, ...] = ()
         self._generator = generator_of(image.device)
         self._before = self._generator.get_state()
         self._attributes = {id(p): Attribute(name) for name, p in (*model.named_parameters(), *model.named_buffers())}
 
-    def enter(self, module: nn.Module, _args: Any) -> None:
+    def enter(self, module: nn.Module, args: Any) -> None:
         if self._leaf is None and module in self._names:
             self._leaf, self._before = module, self._generator.get_state()
+            self._args = map_leaves(args, self._named)  # now: the module may put other tensors into a list
 
-    def leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+    def leave(self, module: nn.Module, _args: Any, kwargs: Any, result: Any) -> None:
         if module is self._leaf:
-            self._note(self._names[module], module, args, kwargs, result)
+            self._note(self._names[module], module, self._args, kwargs, result)
             self._leaf = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -181,7 +182,7 @@ class _Recorder(TorchFunctionMode):
     def _note(self, module: str, call: Any, args: Any, kwargs: Any, result: Any, reads: bool = False) -> None:
         random = not torch.equal(self._before, self._generator.get_state())
         number = len(self.recording.steps)
-        args, kwargs = map_aggregate(tuple(args), self._named), map_aggregate(dict(kwargs), self._named)
+        args, kwargs = map_leaves(tuple(args), self._named), map_leaves(dict(kwargs), self._named)
         self.recording.steps.append(Step(module, call, args, kwargs, random, reads))
         for position, tensor in enumerate(leaf for leaf in leaves(result) if isinstance(leaf, Tensor)):
             value = Value(number, position)
@@ -205,8 +206,22 @@ def set_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
 def leaves(nested: Any) -> list[Any]:
     """What lists, tuples, dictionaries and slices hold."""
     found: list[Any] = []
-    map_aggregate(nested, found.append)
+    map_leaves(nested, found.append)
     return found
+
+
+def map_leaves(nested: Any, function: Callable[[Any], Any]) -> Any:
+    """The same lists, tuples, dictionaries and slices, each new, of what ``function`` makes of what they hold."""
+    if isinstance(nested, tuple):
+        items = [map_leaves(item, function) for item in nested]
+        return type(nested)(*items) if hasattr(nested, "_fields") else tuple(items)
+    if isinstance(nested, list):
+        return [map_leaves(item, function) for item in nested]
+    if isinstance(nested, dict):
+        return {key: map_leaves(item, function) for key, item in nested.items()}
+    if isinstance(nested, slice):
+        return slice(*(map_leaves(item, function) for item in (nested.start, nested.stop, nested.step)))
+    return function(nested)
 
 
 def generator_of(device: torch.device) -> torch.Generator:

@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.node import map_aggregate
 
-from tl_experiments.features.record import Attribute, Recording, ReplayError, Size, Step, Value, leaves
+from tl_experiments.features.record import Attribute, Recording, ReplayError, Size, Step, Value, leaves, map_leaves
 
 
 def for_any_size(few: Recording, more: Recording) -> list[Step]:
@@ -108,7 +107,7 @@ class Replay:
             return argument
 
         for number, step in self.steps.items():
-            result = step.call(*map_aggregate(step.args, resolved), **map_aggregate(dict(step.kwargs), resolved))
+            result = step.call(*map_leaves(step.args, resolved), **map_leaves(dict(step.kwargs), resolved))
             found = (leaf for leaf in leaves(result) if isinstance(leaf, Tensor))
             known |= {Value(number, position): tensor for position, tensor in enumerate(found)}
             for value in self._drop[number]:
@@ -123,9 +122,7 @@ class Replay:
             return replace(leaf, step=number_of.get(leaf.step, -1)) if isinstance(leaf, Value) else leaf
 
         lines = [
-            replace(
-                step, args=map_aggregate(step.args, renumbered), kwargs=map_aggregate(dict(step.kwargs), renumbered)
-            )
+            replace(step, args=map_leaves(step.args, renumbered), kwargs=map_leaves(dict(step.kwargs), renumbered))
             for step in self.steps.values()
         ]
         wanted = [f"%{value.step}.{value.position}" for value in map(renumbered, self.wanted)]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tl_experiments.errors import first_line
+from tl_experiments.features.halves import Prefix, Tail, edges_of
 from tl_experiments.features.record import (
     Attribute,
     Recording,
@@ -40,15 +41,18 @@ class _Spec(Protocol):
 
 
 class _Backbone(Protocol):
-    input_spec: _Spec
+    @property
+    def input_spec(self) -> _Spec: ...
 
 
 class Splittable(Protocol):
     """Backbone, head and the layout of both; ``begin`` has frozen what the phase does not train."""
 
     layout: ModelLayout
-    backbone: _Backbone
     mean: Tensor
+
+    @property
+    def backbone(self) -> _Backbone: ...
 
 
 @dataclass(frozen=True)
@@ -71,28 +75,6 @@ class Split:
     cut: str
     program: str
     flops: int
-
-
-@dataclass(frozen=True)
-class _Edge:
-    """A tensor that crosses the cut, ``rows`` for each image along its first dimension."""
-
-    value: Value
-    rows: int
-    channels_last: bool
-
-    def rows_of(self, tensor: Tensor) -> Tensor:
-        """As one entry an image, contiguous and with a storage of its own."""
-        if self.rows > 1:
-            tensor = tensor.unflatten(0, (-1, self.rows))
-        tensor = tensor.detach().contiguous()
-        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        return tensor if whole else tensor.clone()
-
-    def tensor_of(self, entries: Tensor) -> Tensor:
-        """The way back."""
-        tensor = entries.flatten(0, 1) if self.rows > 1 else entries
-        return tensor.contiguous(memory_format=torch.channels_last) if self.channels_last else tensor
 
 
 def split(model: Splittable, phase: Phase) -> Split | str:
@@ -145,7 +127,7 @@ class _Cut:
         steps = {mode: for_any_size(few, more) for mode, (few, more) in recordings.items()}
         values = {mode: self._edges(steps[mode], recordings[mode][0].output) for mode in steps}
         parts = {mode: Replay(self.module, steps[mode], values[mode], [_IMAGE]) for mode in steps}
-        prefix = _Prefix(parts[False], _edges(values[False], *recordings[False]))
+        prefix = Prefix(parts[False], edges_of(values[False], *recordings[False]))
         program = parts[False].text()
         if program != parts[True].text():
             raise ReplayError("its frozen part computes something else in train mode")
@@ -153,7 +135,7 @@ class _Cut:
         if not state.keys() & self.layout.names():
             raise ReplayError("nothing frozen stands before what the phase trains")
         rest = {mode: Replay(self.module, steps[mode], [recordings[mode][0].output], values[mode]) for mode in steps}
-        tail = _Tail(self.module, rest, prefix.edges)
+        tail = Tail(self.module, rest, prefix.edges)
         activations = prefix(self.more)
         for mode in (False, True):
             self._check(tail, activations, recordings[mode][1].result, mode)
@@ -189,7 +171,7 @@ class _Cut:
             raise ReplayError("nothing frozen stands before what the phase trains")
         return sorted(found, key=lambda value: (value.step, value.position))
 
-    def _check(self, tail: _Tail, activations: Sequence[Tensor], live: Tensor, mode: bool) -> None:
+    def _check(self, tail: Tail, activations: Sequence[Tensor], live: Tensor, mode: bool) -> None:
         """The two parts against the model, of three images; what the tail overwrites is copied from then on."""
         versions = [activation._version for activation in activations]
         copies = [activation.clone() for activation in activations]
@@ -199,7 +181,7 @@ class _Cut:
             tail.changes[i] |= activation._version != versions[i]
             activation.copy_(copy)
 
-    def _check_one(self, prefix: _Prefix, tail: _Tail, of_three: Sequence[Tensor]) -> int:
+    def _check_one(self, prefix: Prefix, tail: Tail, of_three: Sequence[Tensor]) -> int:
         """The two parts against the model, of the first image alone; operations of the prefix."""
         image = self.more[:1]
         with _trial(self.module, mode=False):
@@ -209,49 +191,6 @@ class _Cut:
                 _check_close(one, three[:1], _OTHER_KERNELS)  # rows in the order of the images
             _check_close(tail(*activations), self.module(image))
         return counter.get_total_flops()
-
-
-class _Prefix:
-    def __init__(self, replay: Replay, edges: Sequence[_Edge]) -> None:
-        self._replay, self.edges = replay, edges
-
-    @torch.no_grad()
-    def __call__(self, image: Tensor) -> tuple[Tensor, ...]:
-        tensors = self._replay([image], len(image))
-        return tuple(edge.rows_of(tensor) for edge, tensor in zip(self.edges, tensors, strict=True))
-
-
-class _Tail(nn.Module):
-    """The trained part; ``changes`` says which activations its code would overwrite."""
-
-    def __init__(self, model: nn.Module, replays: Mapping[bool, Replay], edges: Sequence[_Edge]) -> None:
-        super().__init__()
-        self.model = model
-        self.train(model.training)
-        self._replays, self._edges = replays, edges
-        self.changes = [False] * len(edges)
-
-    def forward(self, *activations: Tensor) -> Tensor:
-        tensors = [
-            edge.tensor_of(activation.clone() if changes else activation)
-            for edge, activation, changes in zip(self._edges, activations, self.changes, strict=True)
-        ]
-        (logits,) = self._replays[self.model.training](tensors, len(activations[0]))
-        return logits
-
-
-def _edges(values: Sequence[Value], few: Recording, more: Recording) -> list[_Edge]:
-    edges = []
-    for value in values:
-        shape, other = few.tensors[value].shape, more.tensors[value].shape
-        rows, rest = divmod(shape[0] if shape else 1, len(few.result))
-        if rest or not rows or other != (rows * len(more.result), *shape[1:]):
-            step = few.steps[value.step].name
-            raise ReplayError(f"what {step} gives has no row for each image, its shape is {tuple(shape)}")
-        last = more.tensors[value].ndim == 4 and not more.tensors[value].is_contiguous()
-        last = last and more.tensors[value].is_contiguous(memory_format=torch.channels_last)
-        edges.append(_Edge(value, rows, last))
-    return edges
 
 
 def _cut(steps: Sequence[Step], edges: Sequence[Value]) -> str:

@@ -14,8 +14,6 @@ from tl_experiments.probes.lbfgs import minimise
 
 logger = logging.getLogger(__name__)
 
-_COLD = 8  # in a dense path every so many penalties one is solved without a neighbour's help
-
 
 @torch.no_grad()
 def logistic_path(
@@ -63,8 +61,8 @@ def logistic_path(
 
 
 def _waves(count: int) -> Iterator[list[int]]:
-    """Positions on a path, each wave between those before it."""
-    stride = _COLD if count > 2 * _COLD else 1
+    """Positions on a path, each wave between those before it; the first, of four or more, has no neighbours to ask."""
+    stride = 1 << max(0, (count // 4).bit_length() - 1)
     wave = sorted({*range(0, count, stride), count - 1})
     seen: set[int] = set()
     while wave:

@@ -37,16 +37,18 @@ def blocks_of_each_module(model: nn.Module, layout: ModelLayout) -> list[tuple[s
     enclosing module whose parameters all lie in one block; failing that, in the block of the last parameter
     registered before it, which in timm's models is the layer that feeds it.
     """
-    block_of = {name: block.name for block in layout.all_blocks for name in block.parameters}
+    names = {name: block.name for block in layout.all_blocks for name in block.parameters}
+    # by the parameter itself: a module that stands in two places has a second name, which the layout does not know
+    block_of = {parameter: names[name] for name, parameter in model.named_parameters()}
     found: list[tuple[str, nn.Module, set[str]]] = []
     last: set[str] = set()
 
     def visit(module: nn.Module, prefix: str, enclosing: set[str]) -> None:
         nonlocal last
-        own = {block_of[f"{prefix}{name}"] for name, _ in module.named_parameters()}
+        own = {block_of[parameter] for parameter in module.parameters()}
         found.append((prefix.rstrip("."), module, own or enclosing or last))
-        for name, _ in module.named_parameters(recurse=False):
-            last = {block_of[f"{prefix}{name}"]}
+        for parameter in module.parameters(recurse=False):
+            last = {block_of[parameter]}
         inside = own if len(own) == 1 else (set() if own else enclosing)
         for name, child in module.named_children():
             visit(child, f"{prefix}{name}.", inside)

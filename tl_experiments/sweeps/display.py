@@ -85,7 +85,9 @@ class Board:
         return ", ".join(counts)
 
     def _row(self, shown: _Shown) -> tuple[str, str, str]:
-        job = shown.job or next(job for job in shown.task.todo if job.id in shown.left)
+        # drawn by a thread of its own, which may look while a job ends
+        waiting = (job for job in shown.task.todo if job.id in shown.left)
+        job = shown.job or next(waiting, shown.task.jobs[0])
         name = plain(self._name(job))
         if len(name) > _NAME_LIMIT:
             name = name[: _NAME_LIMIT - 3] + "..."
@@ -93,7 +95,7 @@ class Board:
             name += f" and {len(shown.left) - 1} more"
         if shown.job is None or not shown.total:
             return name, "", _clock(self._now() - shown.started)
-        spent = self._now() - shown.job_started[shown.job.id]
+        spent = self._now() - shown.job_started.get(job.id, self._now())
         left = f"{_clock(spent * (shown.total - shown.done) / shown.done)} left" if shown.done and spent else ""
         return name, f"step {shown.done} of {shown.total}", left
 

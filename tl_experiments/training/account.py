@@ -26,7 +26,7 @@ def write_start(folder: Path, cfg: TrainConfig, identity: str, lr: float) -> Pat
     """Write ``start.json``: what is known of a run before it trains, under the names of the record."""
     known = {"job_id": identity, "config": dataclasses.asdict(cfg), "arm": arm(cfg), "seed": cfg.seed}
     text = json.dumps(redacted({**known, "learning_rate": lr}), indent=2, sort_keys=True, ensure_ascii=False)
-    return write_atomically(folder / START_FILE, text + "\n")
+    return write_atomically(folder / START_FILE, text + "\n", sync_folder=False)
 
 
 @dataclass(frozen=True)

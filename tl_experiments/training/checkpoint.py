@@ -54,7 +54,7 @@ def write_checkpoint(folder: Path, cfg: TrainConfig, identity: str, parts: Parts
     }
     # The base's hash inside the file makes the file's hash stand for the whole model.
     data = save(_without_sharing(kept), {"base_sha256": base.sha256} if base is not None and not whole else None)
-    write_atomically(path, data)
+    write_atomically(path, data, sync_folder=False)  # the record, which follows, syncs the folder
     facts = {
         "backbone": cfg.backbone.name,
         "kwargs": {**cfg.backbone.kwargs, **_channels(parts)},
@@ -68,7 +68,8 @@ def write_checkpoint(folder: Path, cfg: TrainConfig, identity: str, parts: Parts
         "base": None if base is None else dataclasses.asdict(base),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
-    write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(facts, indent=2, ensure_ascii=False)
+    write_atomically(path.with_suffix(".json"), text + "\n", sync_folder=False)
     return path
 
 

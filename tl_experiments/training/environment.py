@@ -6,6 +6,7 @@ import platform
 import resource
 import sys
 from contextlib import AbstractContextManager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,13 @@ def environment(accelerator: str, precision: str) -> dict[str, Any]:
         "device": device_name(accelerator),
         "precision": precision,
         "threads": torch.get_num_threads(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": dict(_versions()),
     }
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    return tuple((name, version(name)) for name in _PACKAGES)
 
 
 def peak_memory_bytes(accelerator: str) -> int:
@@ -92,6 +98,7 @@ def peak_memory_bytes(accelerator: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+@cache
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

@@ -24,7 +24,7 @@ from tl_experiments.training.module import TransferModule
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.profiling import StepProfiler
 from tl_experiments.training.progress import Told, progress_callbacks, unwatched
-from tl_experiments.training.resume import ResumePoint, is_due, read_resume_point
+from tl_experiments.training.resume import ResumePoint, WritingTimer, read_resume_point
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,19 @@ class Fitted:
     module: TransferModule
     cached: dict[int, Cached]
 
+    def release(self) -> None:
+        """Let go of model and optimizer.
+
+        Lightning's objects refer to each other and would keep both until Python looks for such circles.
+        """
+        _release(self.trainer, self.module)
+
+
+def _release(trainer: pl.Trainer, module: TransferModule) -> None:
+    trainer.strategy.optimizers = []
+    trainer.strategy.model = None
+    module.__dict__.clear()
+
 
 def fit(
     cfg: TrainConfig, parts: Parts, history: History, accelerator: str, precision: str, progress: Told = unwatched
@@ -58,6 +71,7 @@ def fit(
     accumulation = point.accumulation if point else cfg.trainer.accumulation
     unvalidated = point is not None and len(point.losses) > 0
     found: dict[int, Cached] = {}
+    trainer: pl.Trainer | None = None
     module: TransferModule | None = None
     parts.model.to(device_of(accelerator))
     for phase in parts.phases:
@@ -76,6 +90,8 @@ def fit(
                 if module is None:
                     raise
                 module.end(error.signum)  # the phase before is done
+        if trainer is not None and module is not None:
+            _release(trainer, module)
         module = TransferModule(
             cfg, parts, phase, history, cached=found.get(phase.number),
             point=inside, accumulation=accumulation, save=saver.save,
@@ -91,7 +107,8 @@ def fit(
             if module.chunks and not module.out_of_patience():
                 trainer.fit(module)
         accumulation = module.accumulation
-    assert module is not None  # the last phase is never left out
+    assert trainer is not None  # the last phase is never left out
+    assert module is not None
     return Fitted(trainer, module, found)
 
 
@@ -129,8 +146,7 @@ class _Saver:
 
     def __init__(self, cfg: TrainConfig, parts: Parts, history: History) -> None:
         self._cfg, self._parts, self._history = cfg, parts, history
-        self._last = time.perf_counter()
-        self._write_s = 0.0  # that the last point took
+        self._timer = WritingTimer(cfg.trainer.resume_interval_s)
         self._run = {
             "job": job_id(cfg),
             "data": parts.data.spec.fingerprint,
@@ -150,9 +166,11 @@ class _Saver:
 
     def save(self, module: TransferModule, at_once: bool) -> None:
         """Write a point if it is time, or in any case."""
-        now = time.perf_counter()
-        if not (at_once or is_due(now - self._last, self._write_s, self._cfg.trainer.resume_interval_s)):
-            return
+        if at_once or self._timer.is_due():
+            with self._timer:
+                self._write(module)
+
+    def _write(self, module: TransferModule) -> None:
         state = module.model.state_dict()
         begun = [phase for phase in self._parts.phases if phase.first_step < module.step]
         changed = {name for phase in begun for name in phase.changeable(module.model)}
@@ -166,10 +184,8 @@ class _Saver:
             history=self._history.state(),
             losses=module.losses().cpu(),
             accumulation=module.accumulation,
-            elapsed_s=now - self._history.started,
+            elapsed_s=time.perf_counter() - self._history.started,
         ).write(self._history.folder)
-        self._last = time.perf_counter()
-        self._write_s = self._last - now
 
 
 def _digest(phase: PhaseSteps) -> str:

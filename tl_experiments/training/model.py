@@ -36,7 +36,8 @@ class TransferModel(nn.Module):
         self._held_in_eval: list[nn.Module] = []
         for name, values in (("mean", backbone.input_spec.mean), ("std", backbone.input_spec.std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1) * 255, persistent=False)
-        backbone.to(memory_format=self._memory_format)
+        if any(p.ndim == 4 and not p.is_contiguous(memory_format=self._memory_format) for p in backbone.parameters()):
+            backbone.to(memory_format=self._memory_format)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images ``(n, channels, size, size)`` in [0, 255] to logits ``(n, n_classes)``; normalised here."""

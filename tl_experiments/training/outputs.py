@@ -32,6 +32,8 @@ def write_predictions(
 ) -> Path:
     """Write ``predictions.parquet``: split, item, label and prediction by name, and one probability a class.
 
+    The record, which follows, puts the names of all files of the folder on the disk.
+
     Args:
         folder: The run's folder.
         splits: Split -> predictions, in the order of ``item_ids``.
@@ -52,4 +54,4 @@ def write_predictions(
     table = pa.concat_tables(tables).replace_schema_metadata({"classes": json.dumps(list(classes))})
     stream = io.BytesIO()
     pq.write_table(table, stream)
-    return write_atomically(folder / PREDICTIONS_FILE, stream.getvalue())
+    return write_atomically(folder / PREDICTIONS_FILE, stream.getvalue(), sync_folder=False)

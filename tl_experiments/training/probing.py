@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tl_experiments import interrupt
 from tl_experiments.backbones.timm_backbone import TimmBackbone
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
@@ -27,6 +28,7 @@ from tl_experiments.training.groups import SharedWork
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.outputs import write_results
+from tl_experiments.training.resume import remove_resume_points
 from tl_experiments.training.solving import solve
 from tl_experiments.training.stacks import Outcome, Probe, Progress, stacks, train_stack
 from tl_experiments.training.summary import summary_lines
@@ -67,15 +69,17 @@ def train_probes(
     if len(probes) > 1:
         logger.info("together  %d heads on the same features; the lines above are those of the first", len(probes))
     cached = _features(lead, accelerator, precision)
-    work = _encode(cached, probes)
-    with ThreadPoolExecutor(_WRITERS) as writers:
+    with interrupt.postponed(), ThreadPoolExecutor(_WRITERS) as writers:
+        work = _encode(cached, probes)
         list(writers.map(_begin, wanted))
         for stack in stacks(probes):
+            mine = [probe for probe in stack if probe in wanted]
+            if not mine:
+                continue
             train = solve if stack[0].cfg.head.is_solved else train_stack
             ended = dict(zip((probe.position for probe in stack), train(stack, cached.data, progress), strict=True))
             share = (time.perf_counter() - started) / len(jobs)
             write = partial(_finish, accelerator=accelerator, precision=precision, share=share, together=len(probes))
-            mine = [probe for probe in stack if probe in wanted]
             costs = [work, *({} for _ in mine[1:])]  # what all share is entered once
             for probe, result in zip(
                 mine, writers.map(write, mine, [ended[p.position] for p in mine], costs), strict=True
@@ -105,7 +109,7 @@ def _open_all(
             continue
         lead = lead or parts
         history = History(folder, 1 if cfg.head.is_solved else data.steps_per_epoch, started, quiet=len(jobs) > 1)
-        yield Probe(position, cfg, parts, history)
+        yield Probe(position, job_id(cfg), cfg, parts, history)
 
 
 def _features(lead: Probe, accelerator: str, precision: str) -> Cached:
@@ -133,7 +137,7 @@ def _encode(cached: Cached, probes: Sequence[Probe]) -> dict[str, Any]:
 def _begin(probe: Probe) -> None:
     (probe.history.folder / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
     remove_stale_temporaries(probe.history.folder)
-    write_start(probe.history.folder, probe.cfg, job_id(probe.cfg), probe.parts.lr)
+    write_start(probe.history.folder, probe.cfg, probe.identity, probe.parts.lr)
 
 
 def _finish(
@@ -150,7 +154,7 @@ def _finish(
     if isinstance(outcome, UserError):
         return outcome
     cfg, parts, history = probe.cfg, probe.parts, probe.history
-    folder, identity = history.folder, job_id(cfg)
+    folder, identity = history.folder, probe.identity
     history.restore_best(parts.model)
     write_results(folder, parts.data, history, outcome.test)
     write_checkpoint(folder, cfg, identity, parts)
@@ -158,4 +162,5 @@ def _finish(
     trained = Trained(outcome.test, outcome.last_step, 1, counts, outcome.notes)
     record = make_record(cfg, identity, parts, history, trained, accelerator, precision, share)
     record.write(folder)
+    remove_resume_points(folder)
     return record

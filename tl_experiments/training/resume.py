@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,30 @@ def is_due(since_s: float, write_s: float, interval_s: float | None) -> bool:
         interval_s: Least seconds between two; None writes one unless that takes more than a twentieth of the time.
     """
     return since_s >= (write_s / _WRITING_SHARE if interval_s is None else interval_s)
+
+
+class WritingTimer:
+    """When to write the next point; the body of ``with timer:`` writes one.
+
+    Args:
+        interval_s: As in ``is_due``.
+    """
+
+    def __init__(self, interval_s: float | None) -> None:
+        self._interval_s = interval_s
+        self._last = time.perf_counter()
+        self._write_s = 0.0
+
+    def is_due(self) -> bool:
+        """Whether to write one at the end of this epoch."""
+        return is_due(time.perf_counter() - self._last, self._write_s, self._interval_s)
+
+    def __enter__(self) -> None:
+        self._begun = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self._last = time.perf_counter()
+        self._write_s = self._last - self._begun
 
 
 def remove_resume_points(folder: Path) -> None:

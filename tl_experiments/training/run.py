@@ -104,6 +104,7 @@ def _run_alone(cfg: TrainConfig, target: Path, identity: str, shared: SharedWork
     record.write(target)
     remove_resume_points(target)
     _say(record, target)
+    fitted.release()
     return record
 
 

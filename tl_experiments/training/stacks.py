@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tl_experiments import interrupt
 from tl_experiments.config.optimization import AdamW
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import UserError
@@ -24,6 +26,9 @@ from tl_experiments.training.history import History
 from tl_experiments.training.metrics import Predictions, diverged, first_non_finite
 from tl_experiments.training.optimization import schedule
 from tl_experiments.training.phases import PhaseSteps
+from tl_experiments.training.resume import ResumePoint, WritingTimer, read_resume_point
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, int], None]
 
@@ -36,12 +41,14 @@ class Probe:
 
     Args:
         position: In the group.
+        identity: The run's job id.
         cfg: Of the run.
         parts: What it works with; the backbone is everybody's.
         history: Its validations, and its folder.
     """
 
     position: int
+    identity: str
     cfg: TrainConfig
     parts: Parts
     history: History
@@ -81,10 +88,15 @@ def stacks(probes: Sequence[Probe]) -> list[list[Probe]]:
 
 
 def train_stack(stack: Sequence[Probe], cached: CachedData, progress: Progress) -> list[Outcome | UserError]:
-    """Train the heads of a stack; in its order what each leaves, or how it diverged."""
+    """Train the heads of a stack, from its newest resume point; in its order what each leaves, or how it diverged.
+
+    Raises:
+        Interrupted: A signal asked for it, after a resume point was written into the first run's folder.
+    """
     run = _Run(stack, dataclasses.replace(cached, data=stack[0].parts.data), progress)
     for phase in stack[0].parts.phases:
-        run.train(phase)
+        if phase.end_step > run.step or phase.last:
+            run.train(phase)
     return run.test()
 
 
@@ -101,6 +113,9 @@ class _Run:
         self.stack, self.data, self.progress = stack, data, progress
         self.device = data.evaluation.device
         self.errors: dict[int, UserError] = {}
+        self.step = 0
+        self._timer = WritingTimer(stack[0].cfg.trainer.resume_interval_s)
+        self._point = self._restore()
         self._weight = torch.stack([_linear(probe).weight for probe in stack]).detach().to(self.device)
         self._bias = torch.stack([_linear(probe).bias for probe in stack]).detach().to(self.device)
 
@@ -108,14 +123,20 @@ class _Run:
         """One phase, validated at the start if it is the last, and after each of its chunks."""
         heads = self._heads()
         rates = self._rates(phase)
-        if phase.last:
+        if self._point is not None and self._point.step > phase.first_step:
+            heads.load_state_dict(self._point.model)
+        elif phase.last:
             self._validate(heads, phase, phase.first_step, None)
-        for first, end in phase.chunks:
+        for first, end in phase.chunks_from(self.step):
             losses = []
             for number, batch in enumerate(self.data.train_batches(first, end), start=first - phase.first_step):
                 features = batch["activations"][0].float()
                 losses.append(heads.step(features, batch["label"].to(self.device), rates[number]))
             self._validate(heads, phase, end, torch.stack(losses).cpu())
+            self.step = end
+            if self._timer.is_due() or interrupt.requested() is not None:
+                self._save(heads)
+            interrupt.check(f"after step {end} of {self.stack[0].parts.phases[-1].end_step}")
         self._weight, self._bias = heads.weight, heads.bias
 
     def test(self) -> list[Outcome | UserError]:
@@ -132,6 +153,42 @@ class _Run:
                 self.errors[number] = diverged(f"outputs are not finite at step {last}")
         outcomes = [Outcome(Predictions(index, label, output), last) for output in outputs]
         return [self.errors.get(number, outcome) for number, outcome in enumerate(outcomes)]
+
+    def _restore(self) -> ResumePoint | None:
+        point = read_resume_point(self.stack[0].history.folder, self._identity())
+        if point is not None:
+            self.step = point.step
+            for probe, state in zip(self.stack, point.history["runs"], strict=True):
+                probe.history.load_state(state)
+            self.errors = {number: diverged(what) for number, what in point.history["diverged"].items()}
+            logger.info("resuming  after step %d of %d", point.step, self.stack[0].parts.phases[-1].end_step)
+        return point
+
+    def _save(self, heads: ProbeStack) -> None:
+        with self._timer:
+            ResumePoint(
+                run=self._identity(),
+                step=self.step,
+                model=heads.state_dict(),
+                optimizer={},
+                precision={},
+                ema={},
+                history={
+                    "runs": [probe.history.state() for probe in self.stack],
+                    "diverged": {number: error.what for number, error in self.errors.items()},
+                },
+                losses=torch.empty(0),
+                accumulation=1,
+                elapsed_s=time.perf_counter() - self.stack[0].history.started,
+            ).write(self.stack[0].history.folder)
+
+    def _identity(self) -> dict[str, Any]:
+        lead = self.stack[0].parts
+        return {
+            "jobs": [probe.identity for probe in self.stack],
+            "data": lead.data.spec.fingerprint,
+            "weights": lead.weights.sha256 or lead.weights.source,
+        }
 
     def _heads(self) -> ProbeStack:
         configs = [probe.cfg for probe in self.stack]
