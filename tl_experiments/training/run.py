@@ -12,7 +12,7 @@ from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import UserError
 from tl_experiments.interrupt import Interrupted
-from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
+from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
 from tl_experiments.training.account import Trained, make_record, training_notes, write_start
 from tl_experiments.training.build import build
 from tl_experiments.training.checkpoint import write_checkpoint
@@ -25,7 +25,6 @@ from tl_experiments.training.identity import job_id, runs_folder
 from tl_experiments.training.outputs import write_results
 from tl_experiments.training.probing import train_probes
 from tl_experiments.training.progress import Told, unwatched
-from tl_experiments.training.resume import remove_resume_points
 from tl_experiments.training.summary import layout_table, summary_lines
 
 logger = logging.getLogger(__name__)
