@@ -73,7 +73,7 @@ class Activations:
         rows = []
         with torch.no_grad(), self.precision():
             for part in self.images(indices).split(ENCODING_BATCH):
-                interrupt.check("while encoding images")
+                interrupt.check()
                 n = len(part)
                 padding = part.new_zeros(ENCODING_BATCH - n, *part.shape[1:])
                 images = to_device(torch.cat([part, padding]) if n < ENCODING_BATCH else part, self.device)

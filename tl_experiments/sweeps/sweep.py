@@ -12,7 +12,7 @@ from pathlib import Path
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import StorageError, UserError
 from tl_experiments.interrupt import Interrupted
-from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
+from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
 from tl_experiments.sweeps.costs import CostBook
 from tl_experiments.sweeps.display import Board, shown
 from tl_experiments.sweeps.jobs import Job
@@ -162,6 +162,7 @@ def _not_done(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
     for job in jobs:
         entry = ledger.jobs[job.id]
         if _has_record(ledger.folder, job):
+            remove_resume_points(ledger.folder / job.id)
             entry.state, entry.cause = "ok", None
         elif entry.state not in ENDED_BADLY or job.config.retry_failed:
             todo.append(job)

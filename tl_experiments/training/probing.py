@@ -18,7 +18,7 @@ from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.errors import TrainingError, UserError
 from tl_experiments.features.split import split
-from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
+from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
 from tl_experiments.training.account import Trained, make_record, write_start
 from tl_experiments.training.build import OpenImages, Parts, assemble, open_backbone, open_data, open_images
 from tl_experiments.training.caching import Cached, open_activations
@@ -28,7 +28,6 @@ from tl_experiments.training.groups import SharedWork
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.outputs import write_results
-from tl_experiments.training.resume import remove_resume_points
 from tl_experiments.training.solving import solve
 from tl_experiments.training.stacks import Outcome, Probe, Progress, rows_of_metrics, stacks, train_stack
 from tl_experiments.training.summary import summary_lines
