@@ -56,7 +56,7 @@ def train_probes(
     probes: list[Probe] = []
     backbone = open_backbone(first)
     images = open_images(first, backbone, shared)
-    for opened in _open_all(jobs, backbone.to(device_of(accelerator)), images, started):
+    for opened in _open_all(jobs, done, backbone.to(device_of(accelerator)), images, started):
         if isinstance(opened, Probe):
             probes.append(opened)
         else:
@@ -86,10 +86,15 @@ def train_probes(
             ):
                 yield probe.position, result
             work = {}
+            remove_resume_points(stack[0].history.folder)  # of the whole stack: all of it is written by now
 
 
 def _open_all(
-    jobs: Sequence[tuple[TrainConfig, Path]], backbone: TimmBackbone, images: OpenImages, started: float
+    jobs: Sequence[tuple[TrainConfig, Path]],
+    done: frozenset[int],
+    backbone: TimmBackbone,
+    images: OpenImages,
+    started: float,
 ) -> Iterator[Probe | tuple[int, UserError]]:
     """Each run's parts; what is wrong with one costs only that one."""
     datasets: dict[str, TransferDataModule] = {}
@@ -108,7 +113,8 @@ def _open_all(
             yield position, error
             continue
         lead = lead or parts
-        history = History(folder, 1 if cfg.head.is_solved else data.steps_per_epoch, started, quiet=len(jobs) > 1)
+        steps_per_epoch = 1 if cfg.head.is_solved else data.steps_per_epoch
+        history = History(folder, steps_per_epoch, started, quiet=len(jobs) > 1, writes=position not in done)
         yield Probe(position, job_id(cfg), cfg, parts, history)
 
 
@@ -162,5 +168,4 @@ def _finish(
     trained = Trained(outcome.test, outcome.last_step, 1, counts, outcome.notes)
     record = make_record(cfg, identity, parts, history, trained, accelerator, precision, share)
     record.write(folder)
-    remove_resume_points(folder)
     return record
