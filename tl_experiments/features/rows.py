@@ -69,3 +69,15 @@ def from_rows(rows: Tensor, columns: Sequence[Column]) -> tuple[Tensor, ...]:
         found.append(tensor.permute(0, 3, 1, 2) if column.channels_last else tensor)
         start += column.bytes
     return tuple(found)
+
+
+def rounding(activations: Sequence[Tensor], columns: Sequence[Column]) -> float:
+    """Largest difference that keeping makes, as a share of a tensor's largest number; inf where one has no room."""
+    kept = from_rows(torch.from_numpy(to_rows(activations, columns)), columns)
+    shares = [0.0]
+    for tensor, found in zip(activations, kept, strict=True):
+        if tensor.is_floating_point() and tensor.dtype != found.dtype:
+            expected = tensor.detach().cpu().double()
+            share = (found.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
+            shares.append(share.item())
+    return max(shares)

@@ -79,6 +79,8 @@ def fit(
             logger.info("phase %d   %s", phase.number, line)
         if isinstance(cached, Cached):
             found[phase.number] = cached
+            for note in cached.notes:
+                logger.info("phase %d   %s", phase.number, note)
             cached.data.ensure(max(done, phase.first_step), phase.end_step)
         module = TransferModule(
             cfg, parts, phase, history, cached=found.get(phase.number),

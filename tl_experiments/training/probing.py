@@ -69,6 +69,8 @@ def train_probes(
     if len(probes) > 1:
         logger.info("together  %d heads on the same features; the lines above are those of the first", len(probes))
     cached = _features(lead, accelerator, precision)
+    for note in cached.notes:
+        logger.info("note      %s", note)
     with interrupt.postponed(), ThreadPoolExecutor(_WRITERS) as writers:
         work = _encode(cached, probes)
         list(writers.map(_begin, wanted))
@@ -79,7 +81,14 @@ def train_probes(
             train = solve if stack[0].cfg.head.is_solved else train_stack
             ended = dict(zip((probe.position for probe in stack), train(stack, cached.data, progress), strict=True))
             share = (time.perf_counter() - started) / len(jobs)
-            write = partial(_finish, accelerator=accelerator, precision=precision, share=share, together=len(probes))
+            write = partial(
+                _finish,
+                accelerator=accelerator,
+                precision=precision,
+                share=share,
+                together=len(probes),
+                notes=cached.notes,
+            )
             costs = [work, *({} for _ in mine[1:])]  # what all share is entered once
             for probe, result in zip(
                 mine, writers.map(write, mine, [ended[p.position] for p in mine], costs), strict=True
@@ -155,6 +164,7 @@ def _finish(
     precision: str,
     share: float,
     together: int,
+    notes: tuple[str, ...],
 ) -> RunRecord | UserError:
     """Write everything that a run leaves, the record last."""
     if isinstance(outcome, UserError):
@@ -165,7 +175,7 @@ def _finish(
     write_results(folder, parts.data, history, outcome.test)
     write_checkpoint(folder, cfg, identity, parts)
     counts = {"images_decoded": 0, "images_encoded": 0, "cached_phases": [0], "together": together, **work}
-    trained = Trained(outcome.test, outcome.last_step, 1, counts, outcome.notes)
+    trained = Trained(outcome.test, outcome.last_step, 1, counts, (*outcome.notes, *notes))
     record = make_record(cfg, identity, parts, history, trained, accelerator, precision, share)
     record.write(folder)
     return record

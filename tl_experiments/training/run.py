@@ -92,7 +92,8 @@ def _run_alone(cfg: TrainConfig, target: Path, identity: str, shared: SharedWork
         "cached_phases": sorted(fitted.cached),
         "together": 1,
     }
-    notes = training_notes(cfg, module)
+    kept = [note for cached in fitted.cached.values() for note in cached.notes]
+    notes = (*training_notes(cfg, module), *dict.fromkeys(kept))
     trained = Trained(module.predictions, module.step, module.accumulation, work, notes)
     record = make_record(cfg, identity, parts, history, trained, accelerator, precision)
     record.write(target)
