@@ -2,14 +2,15 @@
 
     TL_SHARED_DATA=... python scripts/kill_sweep.py --kills 50 --write benchmarks/results/kills.json
 
-Each kill is a SIGKILL to the whole process group of a sweep of four jobs, after a random time drawn between its first
-metrics line and its expected end. A sweep is killed several times, as one would be on a machine that comes and goes;
-when it has ended, its folder is compared with the uninterrupted one's, bit by bit, and the next sweep begins.
+Each kill is a SIGKILL to the whole process group of a sweep of four jobs, at a random moment between the first line
+that any job enters and the expected end of the command. A sweep is killed several times, as on a machine that comes and
+goes; when it has ended, its folder is compared with the uninterrupted one's, bit by bit, and the next sweep begins.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -35,7 +36,7 @@ def command(out: Path, overrides: list[str]) -> list[str]:
     return [
         *(sys.executable, "-m", "tl_experiments", "train", "-m", f"freeze_strategy={','.join(STRATEGIES)}"),
         *(f"executor.threads_per_job={THREADS}", "executor.jobs_per_device=2"),
-        *("trainer.accelerator=cpu", "name=sweep", f"output_dir={out}", *overrides),
+        *("trainer.accelerator=cpu", "trainer.resume_interval_s=0", "name=sweep", f"output_dir={out}", *overrides),
     ]
 
 
@@ -49,6 +50,16 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     """SIGKILL for the command, its server and its workers at once."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def wait_for_a_line(process: subprocess.Popen[bytes], out: Path) -> None:
+    """Until a job has entered something, or the command has ended."""
+    before = sum(path.stat().st_mtime_ns for path in out.glob("sweep/*/metrics.jsonl"))
+    while process.poll() is None:
+        with contextlib.suppress(FileNotFoundError):
+            if sum(path.stat().st_mtime_ns for path in out.glob("sweep/*/metrics.jsonl")) != before:
+                return
+        time.sleep(0.02)
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -107,7 +118,8 @@ def killed_sweep(out: Path, overrides: list[str], kills: int, seconds: float, dr
     said: dict[str, Any] = {"kills_s": [], "epochs_repeated": []}
     while len(said["kills_s"]) < kills:
         process = start(out, overrides)
-        moment = draw.uniform(0.0, seconds)
+        wait_for_a_line(process, out)
+        moment = draw.uniform(0.0, seconds / (1 + len(said["kills_s"])))  # there is less and less to do
         try:
             process.wait(moment)
             break  # it had ended before
@@ -125,8 +137,10 @@ def killed_sweep(out: Path, overrides: list[str], kills: int, seconds: float, dr
 def prove(folder: Path, overrides: list[str], kills: int, a_sweep: int, seed: int) -> dict[str, Any]:
     """Kill sweeps in ``folder`` until there were so many kills; the uninterrupted sweep comes first."""
     draw = random.Random(seed)
+    whole = start(folder / "whole", overrides)
+    wait_for_a_line(whole, folder / "whole")
     began = time.perf_counter()
-    if code := start(folder / "whole", overrides).wait():
+    if code := whole.wait():
         raise SystemExit(f"the uninterrupted sweep ended with {code}; see {folder / 'whole.log'}")
     seconds = time.perf_counter() - began
     expected, sweeps, killed = results(folder / "whole"), list[dict[str, Any]](), 0
@@ -142,7 +156,7 @@ def prove(folder: Path, overrides: list[str], kills: int, a_sweep: int, seed: in
         "kills_in_sweeps_that_ended_equal": sum(len(said["kills_s"]) for said in sweeps if said["equal"]),
         "most_epochs_repeated": max((most for said in sweeps for most in said["epochs_repeated"]), default=0.0),
         "leftovers": sum(len(said["leftovers"]) for said in sweeps),
-        "seconds_uninterrupted": round(seconds, 1),
+        "seconds_of_training": round(seconds, 1),
         "command": command(Path("OUT"), overrides)[1:],
         "seed": seed,
         "sweeps": sweeps,

@@ -94,7 +94,7 @@ def _opened_by(command, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path})
     assert done.returncode == 0, done.stderr[-2000:]
     opened = log.read_text().splitlines()
-    assert any(name.endswith("record.json") or name.endswith("sweep.json") for name in opened)
+    assert any(name.endswith(("record.json", "sweep.json")) for name in opened)
     return opened
 
 

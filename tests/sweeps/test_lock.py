@@ -12,7 +12,10 @@ import time
 import pytest
 
 from tests.conftest import TINY
+from tl_experiments import interrupt
+from tl_experiments.cache.locks import try_hold
 from tl_experiments.errors import UserError
+from tl_experiments.sweeps import lock
 from tl_experiments.sweeps.ledger import Ledger
 from tl_experiments.sweeps.lock import LOCK_FILE, running_here
 
@@ -24,28 +27,29 @@ def test_the_second_command_says_who_runs_and_a_dead_one_keeps_nobody_out(tmp_pa
     command = [sys.executable, "-m", "tl_experiments", "train", *TINY, *SLOW, *sweep, f"output_dir={tmp_path}"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     first = subprocess.Popen(command, **quiet)
-    lock = tmp_path / "same" / LOCK_FILE
+    file = tmp_path / "same" / LOCK_FILE
     try:
-        _wait_for(lambda: lock.exists() and "running" in states(tmp_path))
+        _wait_for(lambda: file.exists() and "running" in states(tmp_path))
         before = (tmp_path / "same" / "sweep.json").read_bytes()
         second = subprocess.run(command, capture_output=True, text=True, timeout=30)
         assert second.returncode == 2
         said = rf"error: .*same: is being run by process {first.pid} on \S+ since \d{{4}}-.* -> wait for it, or .*"
         assert re.fullmatch(said, second.stderr.splitlines()[-1])
-        assert lock.exists()
+        assert file.exists()
         assert first.poll() is None
         assert (tmp_path / "same" / "sweep.json").read_bytes() == before
     finally:
         first.kill()
         first.wait()
-    assert lock.exists()  # nobody was left to remove it
+    assert file.exists()  # nobody was left to remove it
+    (tmp_path / "same" / "sweep.json").unlink()  # what runs there from now on is the third's
     third = subprocess.Popen([*command], **quiet)
     try:
-        _wait_for(lambda: f'"pid": {third.pid}' in lock.read_text() and "running" in states(tmp_path))
+        _wait_for(lambda: f'"pid": {third.pid}' in file.read_text() and "running" in states(tmp_path))
     finally:
         third.send_signal(signal.SIGTERM)
         assert third.wait(60) == 143
-    assert not lock.exists()
+    assert not file.exists()
 
 
 def test_nothing_is_left_of_a_command_that_could_not_begin(tmp_path):
@@ -55,6 +59,18 @@ def test_nothing_is_left_of_a_command_that_could_not_begin(tmp_path):
     with running_here(tmp_path / "kept"):
         (tmp_path / "kept" / "result").touch()
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["result"]
+
+
+def test_a_signal_while_it_is_taken_leaves_no_lock(tmp_path, monkeypatch):
+    def interrupted(path):
+        held = try_hold(path)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return held
+
+    monkeypatch.setattr(lock, "try_hold", interrupted)
+    with interrupt.installed(at_once=True), pytest.raises(interrupt.Interrupted), running_here(tmp_path / "new"):
+        raise AssertionError("it must not begin")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_process_is_told_too(tmp_path):

@@ -86,16 +86,17 @@ def test_a_group_that_dies_is_tried_again_in_halves(tiny, tmp_path, caplog, monk
     assert metrics(tmp_path / "mixed", good) == metrics(tmp_path / "clean", good)
     ledger = Ledger.open(tmp_path / "mixed")
     first, killed, second, third = (one.id for one in (good[0], bad, *good[1:]))
-    assert ledger.plan["groups"] == [[first], [killed, second], [third]]
+    assert ledger.plan["groups"] == [[first, killed], [second, third]]
     assert re.search(
-        r"4 jobs .* died \(killed by SIGKILL.*\), see logs/\w+.log: 3 of them again, in 2 tasks", caplog.text
+        r"4 jobs .* died \(killed by SIGKILL.*\), see logs/\w+.log: 4 of them again, in 2 tasks", caplog.text
     )
     # a resume forms the groups as they were left, also where some of their jobs are done
     (tmp_path / "mixed" / second / "record.json").unlink()
-    stamp = (tmp_path / "mixed" / killed / "record.json").stat().st_mtime_ns
+    stamp = (tmp_path / "mixed" / third / "record.json").stat().st_mtime_ns
     assert run_sweep([good[0], bad, *good[1:]], tmp_path / "mixed", "mixed").trained == 1
-    assert (tmp_path / "mixed" / killed / "record.json").stat().st_mtime_ns == stamp
-    assert sorted(Ledger.open(tmp_path / "mixed").plan["groups"]) == sorted([[first], [killed, second], [third]])
+    assert (tmp_path / "mixed" / third / "record.json").stat().st_mtime_ns == stamp
+    assert sorted(Ledger.open(tmp_path / "mixed").plan["groups"]) == sorted([[first, killed], [second, third]])
+    assert metrics(tmp_path / "mixed", good) == metrics(tmp_path / "clean", good)
 
 
 def test_what_is_done_is_skipped_and_what_failed_waits_for_a_word(tiny, tmp_path):

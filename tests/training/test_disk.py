@@ -19,7 +19,7 @@ from tl_experiments.training import disk
 from tl_experiments.training.build import build
 from tl_experiments.training.run import run
 
-COMMAND = [*TINY, "trainer.max_epochs=3", "trainer.resume_interval_s=0", "freeze_strategy=feature_extraction", "name=x"]
+COMMAND = [*TINY, "trainer.max_epochs=3", "trainer.resume_interval_s=0", "freeze_strategy=norm_only", "name=x"]
 
 
 def largest(folder):
@@ -31,7 +31,7 @@ def largest(folder):
     "overrides",
     [
         ["freeze_strategy=full"],
-        ["freeze_strategy=feature_extraction"],
+        ["freeze_strategy=norm_only"],
         ["freeze_strategy=full", "trainer.ema_decay=0.9"],
         ["freeze_strategy=lp_ft", "optimizer=sgd", "optimizer.lr=0.01"],
     ],

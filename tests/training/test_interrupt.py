@@ -10,6 +10,7 @@ import pytest
 
 from tests.training.test_resume import assert_equal, ends, three_phases
 from tl_experiments import interrupt
+from tl_experiments.features.activations import Activations
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.objectives.supervised import SupervisedObjective
 from tl_experiments.training.module import TransferModule
@@ -109,3 +110,23 @@ def counted(cfg, folder, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(SupervisedObjective, "loss", counting)
         return run(cfg, folder), steps
+
+
+def test_while_features_are_made(tiny, tmp_path, monkeypatch):
+    """Of the test images, with training behind it: nothing of that is done again."""
+    cfg = tiny("freeze_strategy=last_n_blocks", "freeze_strategy.n=1", RARE)
+    encode, ready = Activations._encode, []
+
+    def signalling(self, indices):
+        if ready:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return encode(self, indices)
+
+    with monkeypatch.context() as patch, interrupt.installed():
+        patch.setattr(Activations, "_encode", signalling)
+        patch.setattr(TransferModule, "on_train_end", lambda _module: ready.append(True))
+        with pytest.raises(Interrupted, match="after step 6 of 6"):
+            run(cfg, tmp_path / "interrupted")
+    record, steps = counted(cfg, tmp_path / "interrupted", monkeypatch)
+    assert steps == 0
+    assert record.metrics == run(cfg, tmp_path / "whole").metrics

@@ -255,7 +255,7 @@ def test_points_are_as_rare_as_asked_for(tiny, tmp_path, monkeypatch, interval, 
     written = []
     write = ResumePoint.write
     monkeypatch.setattr(ResumePoint, "write", lambda self, folder: written.append(self.step) or write(self, folder))
-    run(tiny("trainer.max_epochs=4", f"trainer.resume_interval_s={interval}"), tmp_path)
+    run(tiny("freeze_strategy=full", "trainer.max_epochs=4", f"trainer.resume_interval_s={interval}"), tmp_path)
     assert written == steps
 
 

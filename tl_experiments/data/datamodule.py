@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Literal
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from tl_experiments.data.transforms import Geometry, train_transform
 from tl_experiments.types import Batch, DataSpec
 
 
-class TransferDataModule(pl.LightningDataModule):
+class TransferDataModule:
     """Images of one dataset, cut and transformed for one backbone.
 
     Building it lists and fingerprints the dataset; images are decoded when the first batch of their split is made.
@@ -67,7 +66,6 @@ class TransferDataModule(pl.LightningDataModule):
         source: Source | None = None,
         decoded: DecodedImages | None = None,
     ) -> None:
-        super().__init__()
         opened = open_dataset(cfg, seed, source=decoded.source if decoded else source)
         source, used = opened.source, few(opened.used, images_per_split, evaluate_on_train)
         self._source, self._splits = source, used

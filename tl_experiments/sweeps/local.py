@@ -19,8 +19,10 @@ from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.tasks import Task
 from tl_experiments.sweeps.worker import work
 from tl_experiments.training.ending import OUT_OF_MEMORY_HINT
+from tl_experiments.training.groups import group_key
 
-_PRELOAD = ["torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "tl_experiments.training.run"]
+_PROBES = ["torch", "torchvision", "timm", "tl_experiments.training.run"]
+_ALONE = ["pytorch_lightning", "torchmetrics", "tl_experiments.training.alone"]
 _GRACE_S = 30.0  # for a resume point after a signal
 _LOOK_UP_S = 0.2  # between two looks whether there was one
 _MOST_TASKS_ON_A_CPU = 4  # each holds a model and its data in memory
@@ -148,10 +150,14 @@ def visible_gpus() -> list[str]:
     return listing.stdout.split() if listing.returncode == 0 else []
 
 
-def server() -> Any:
-    """The multiprocessing context whose processes are forked from a server that has imported torch."""
+def server(*, alone: bool) -> Any:
+    """The multiprocessing context whose processes are forked from a server that has imported torch.
+
+    Args:
+        alone: Whether jobs need Lightning, which takes another second.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
+    context.set_forkserver_preload([*_PROBES, *(_ALONE if alone else [])])
     return context
 
 
@@ -174,7 +180,7 @@ def run_tasks(tasks: Sequence[Task], folder: Path, where: Slots, listener: Liste
         Interrupted: A signal asked the command to end; the processes had 30 s for a resume point each. A second signal
             ends them at once.
     """
-    context = server()
+    context = server(alone=any(group_key(task.jobs[0].config) is None for task in tasks))
     waiting, running, free = list(tasks), list[_Running](), list(where.devices)
     try:
         with interrupt.postponed():

@@ -220,9 +220,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _work(records: Iterable[RunRecord]) -> tuple[int, int]:
-    """Images decoded and encoded in these runs."""
-    work = [record.work for record in records]
-    return sum(one.get("images_decoded", 0) for one in work), sum(one.get("images_encoded", 0) for one in work)
+    """Images decoded from files and images encoded in these runs."""
+    decoded = encoded = 0
+    for record in records:
+        if record.config["dataset"]["name"] == "image_folder":
+            decoded += record.work.get("images_decoded", 0)
+        encoded += record.work.get("images_encoded", 0)
+    return decoded, encoded
 
 
 def _line(label: str, tasks: Sequence[Task], cost: Cost) -> tuple[str, ...]:

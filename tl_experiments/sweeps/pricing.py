@@ -27,7 +27,7 @@ def complete(book: CostBook, prices: Sequence[TrainConfig], sources: Sequence[Tr
     """
     if not prices and not sources:
         return
-    context = server()
+    context = server(alone=False)
     receiver, sender = context.Pipe(duplex=False)
     arguments = (prices, sources, where.threads, job_environment(where.devices[0], where.threads), sender)
     process = context.Process(target=_measure, args=arguments, name="pricing")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import START_FILE, RunRecord, write_atomically
@@ -17,9 +17,10 @@ from tl_experiments.training.build import Parts
 from tl_experiments.training.environment import environment, peak_memory_bytes
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import arm
-from tl_experiments.training.metrics import Predictions
-from tl_experiments.training.module import TransferModule
 from tl_experiments.training.summary import trained_parameters
+
+if TYPE_CHECKING:
+    from tl_experiments.training.module import TransferModule
 
 
 def write_start(folder: Path, cfg: TrainConfig, identity: str, lr: float) -> Path:
@@ -34,14 +35,14 @@ class Trained:
     """What came out of training.
 
     Args:
-        test: Outputs on test, with the weights that val chose.
+        test: Metrics on test, with the weights that val chose.
         last_step: Optimizer steps done.
         accumulation: Parts in which batches were computed in the end.
         work: As in ``RunRecord``.
         notes: What was handled on the way, in whole sentences.
     """
 
-    test: Predictions
+    test: Mapping[str, float]
     last_step: int
     accumulation: int
     work: Mapping[str, Any]
@@ -85,7 +86,7 @@ def make_record(
             "labels_spent": spec.sizes["train"] + spec.sizes["val"],
             "notes": list(spec.notes),
         },
-        metrics={"val": history.best, "test": trained.test.metrics()},
+        metrics={"val": history.best, "test": dict(trained.test)},
         best_step=history.best_step,
         last_step=trained.last_step,
         accumulation=trained.accumulation,

@@ -104,7 +104,7 @@ def open_images(cfg: TrainConfig, backbone: TimmBackbone, shared: SharedWork) ->
         DataError: The dataset cannot be used as it stands.
     """
     store, channels = store_of(cfg), cfg.dataset.channels
-    source = open_source(cfg.dataset, digests=store.folder)
+    source = open_source(cfg.dataset, digests=store.digests)
     geometry = _geometry(backbone.input_spec)
     if not shared.keep_decoded:
         return OpenImages(source, geometry, None)

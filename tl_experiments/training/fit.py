@@ -14,15 +14,17 @@ from dataclasses import dataclass
 import pytorch_lightning as pl
 
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.interrupt import Interrupted
 from tl_experiments.training.build import Parts
 from tl_experiments.training.caching import Cached, cached_phase, describe
 from tl_experiments.training.environment import device_of
+from tl_experiments.training.groups import Told, unwatched
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.module import TransferModule
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.profiling import StepProfiler
-from tl_experiments.training.progress import Told, progress_callbacks, unwatched
+from tl_experiments.training.progress import progress_callbacks
 from tl_experiments.training.resume import ResumePoint, WritingTimer, read_resume_point
 
 logger = logging.getLogger(__name__)
@@ -43,8 +45,10 @@ class Fitted:
     cached: dict[int, Cached]
 
     def release(self) -> None:
-        """Let go of model and optimizer: Lightning's objects refer to each other, and would keep both until Python looks
-        for such circles, many runs later."""
+        """Let go of model and optimizer.
+
+        Lightning's objects refer to each other and would keep both until Python looks for such circles.
+        """
         _release(self.trainer, self.module)
 
 
@@ -68,6 +72,8 @@ def fit(
     accumulation = point.accumulation if point else cfg.trainer.accumulation
     unvalidated = point is not None and len(point.losses) > 0
     found: dict[int, Cached] = {}
+    trainer: pl.Trainer | None = None
+    module: TransferModule | None = None
     parts.model.to(device_of(accelerator))
     for phase in parts.phases:
         if not phase.last and (phase.end_step < done or (phase.end_step == done and not unvalidated)):
@@ -81,7 +87,14 @@ def fit(
             found[phase.number] = cached
             for note in cached.notes:
                 logger.info("phase %d   %s", phase.number, note)
-            cached.data.ensure(max(done, phase.first_step), phase.end_step)
+            try:
+                cached.data.ensure(max(done, phase.first_step), phase.end_step)
+            except Interrupted as error:
+                if module is None:
+                    raise
+                module.end(error.signum)  # the phase before is done
+        if trainer is not None and module is not None:
+            _release(trainer, module)
         module = TransferModule(
             cfg, parts, phase, history, cached=found.get(phase.number),
             point=inside, accumulation=accumulation, save=saver.save,
@@ -97,8 +110,8 @@ def fit(
             if module.chunks and not module.out_of_patience():
                 trainer.fit(module)
         accumulation = module.accumulation
-        if not phase.last:
-            _release(trainer, module)
+    assert trainer is not None  # the last phase is never left out
+    assert module is not None
     return Fitted(trainer, module, found)
 
 

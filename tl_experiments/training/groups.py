@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tl_experiments.backbones.locate import weights_digest
@@ -33,6 +34,13 @@ class SharedWork:
 
 
 ALONE = SharedWork()
+
+
+Told = Callable[[int, int], None]  # optimizer steps done, of how many
+
+
+def unwatched(_done: int, _total: int) -> None:
+    """Nobody looks."""
 
 
 def group_key(config: TrainConfig) -> str | None:
@@ -79,5 +87,5 @@ def why_alone(config: TrainConfig) -> str | None:
         "a backbone that is re-initialised": config.freeze_strategy.reinitialize_backbone,
     }
     if config.head.is_solved:
-        return None if config.feature_cache.name == "auto" else "feature_cache=off"
+        return None
     return next((reason for reason, applies in reasons.items() if applies), None)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
 from tl_experiments.errors import DivergedError
 
@@ -43,6 +42,9 @@ class Predictions:
 
     def metrics(self) -> dict[str, float]:
         """``accuracy``, ``macro_f1`` (over the classes that the split has), both in [0, 1], and ``nll`` in nats."""
+        # torchmetrics takes half a second to import, and heads on fixed features do without
+        from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
+
         n_classes = self.logits.shape[1]
         predicted = self.logits.argmax(1)
         accuracy = multiclass_accuracy(predicted, self.label, n_classes, average="micro")

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.interrupt import Interrupted
 from tl_experiments.strategies.apply import param_groups
 from tl_experiments.training.audit import FreezeAudit, live_statistics
 from tl_experiments.training.build import Parts
@@ -231,11 +232,16 @@ class TransferModule(pl.LightningModule):
             if self.point is not None:
                 self.ema.load(self.point.ema)
 
+    def end(self, signum: int) -> NoReturn:
+        """Write a resume point, between two steps, and end the run for a signal."""
+        self._save(self, True)
+        raise Interrupted(signum, f"after step {self.step} of {self.parts.phases[-1].end_step}")
+
     def _end_if_asked(self) -> None:
         """Where a signal has asked for it, write a resume point and end the run."""
-        if interrupt.requested() is not None:
-            self._save(self, True)
-            interrupt.check(f"after step {self.step} of {self.parts.phases[-1].end_step}")
+        signum = interrupt.requested()
+        if signum is not None:
+            self.end(signum)
 
     def _refuse_non_finite_losses(self) -> None:
         """One transfer from the device a chunk, instead of one a step."""

@@ -18,6 +18,7 @@ from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.errors import TrainingError, UserError
 from tl_experiments.features.split import split
+from tl_experiments.heads.linear import LinearHead
 from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
 from tl_experiments.training.account import Trained, make_record, write_start
 from tl_experiments.training.build import OpenImages, Parts, assemble, open_backbone, open_data, open_images
@@ -27,11 +28,13 @@ from tl_experiments.training.environment import choose_accelerator, choose_preci
 from tl_experiments.training.groups import SharedWork
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
+from tl_experiments.training.model import TransferModel
 from tl_experiments.training.outputs import write_results
 from tl_experiments.training.resume import remove_resume_points
 from tl_experiments.training.solving import solve
-from tl_experiments.training.stacks import Outcome, Probe, Progress, stacks, train_stack
+from tl_experiments.training.stacks import Outcome, Probe, Progress, rows_of_metrics, stacks, train_stack
 from tl_experiments.training.summary import summary_lines
+from tl_experiments.types import Block, Phase
 
 logger = logging.getLogger(__name__)
 
@@ -129,14 +132,26 @@ def _open_all(
 
 def _features(lead: Probe, accelerator: str, precision: str) -> Cached:
     """Where the features of the frozen backbone are kept."""
-    phase = lead.parts.phases[0].phase
-    lead.parts.model.begin(phase)
-    lead.parts.model.eval()
-    cut = split(lead.parts.model, phase)
+    model, phase = lead.parts.model, lead.parts.phases[0].phase
+    if not model.layout.head.parameters:  # the cut is before what trains
+        model, phase = _with_a_linear_head(lead)
+    model.begin(phase)
+    model.eval()
+    cut = split(model, phase)
     cached = cut if isinstance(cut, str) else open_activations(lead.cfg, lead.parts, cut, accelerator, precision)
     if isinstance(cached, str):
-        raise TrainingError("feature_cache", cached, "feature_cache=off computes features in every step")
+        raise TrainingError("feature_cache", cached, "head=linear feature_cache=off computes features in every step")
     return cached
+
+
+def _with_a_linear_head(probe: Probe) -> tuple[TransferModel, Phase]:
+    """The run's backbone below a head that could train."""
+    backbone = probe.parts.model.backbone
+    head = LinearHead(backbone.feature_dim, 2, dropout=0.0).to(probe.parts.model.mean.device)
+    block = Block("head", {f"head.{name}": parameter.numel() for name, parameter in head.named_parameters()})
+    layout = dataclasses.replace(probe.parts.model.layout, head=block)
+    model = TransferModel(backbone, head, layout, probe.cfg.trainer.memory_format)
+    return model, Phase(0.0, dict.fromkeys(block.parameters, 1.0), "frozen")
 
 
 def _encode(cached: Cached, probes: Sequence[Probe]) -> dict[str, Any]:
@@ -175,7 +190,8 @@ def _finish(
     write_results(folder, parts.data, history, outcome.test)
     write_checkpoint(folder, cfg, identity, parts)
     counts = {"images_decoded": 0, "images_encoded": 0, "cached_phases": [0], "together": together, **work}
-    trained = Trained(outcome.test, outcome.last_step, 1, counts, (*outcome.notes, *notes))
+    (metrics,) = rows_of_metrics(outcome.test.logits[None], outcome.test.label)
+    trained = Trained(metrics, outcome.last_step, 1, counts, (*outcome.notes, *notes))
     record = make_record(cfg, identity, parts, history, trained, accelerator, precision, share)
     record.write(folder)
     return record

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tl_experiments.training.groups import Told
 from tl_experiments.training.phases import PhaseSteps
-
-Told = Callable[[int, int], None]
-
-
-def unwatched(_done: int, _total: int) -> None:
-    """Nobody looks."""
 
 
 def progress_callbacks(phase: PhaseSteps, total: int, progress: Told) -> list[pl.Callback]:

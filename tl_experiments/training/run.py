@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 
-import torch
-
-from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import UserError
-from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
-from tl_experiments.training.account import Trained, make_record, training_notes, write_start
+from tl_experiments.records import RunRecord
 from tl_experiments.training.build import build
-from tl_experiments.training.checkpoint import write_checkpoint
-from tl_experiments.training.disk import check_space
-from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name
-from tl_experiments.training.fit import fit
-from tl_experiments.training.groups import ALONE, SharedWork, group_key
-from tl_experiments.training.history import History
+from tl_experiments.training.groups import ALONE, SharedWork, Told, group_key, unwatched
 from tl_experiments.training.identity import job_id, runs_folder
-from tl_experiments.training.outputs import write_results
 from tl_experiments.training.probing import train_probes
-from tl_experiments.training.progress import Told, unwatched
-from tl_experiments.training.resume import remove_resume_points
-from tl_experiments.training.summary import layout_table, summary_lines
+from tl_experiments.training.summary import layout_table
 
 logger = logging.getLogger(__name__)
 
@@ -51,55 +38,17 @@ def run(
             ``TrainingError`` during it.
         Interrupted: A signal that ``interrupt.install`` handles; the same call again goes on from the step in progress.
     """
-    identity = job_id(cfg)
-    target = Path(folder) if folder is not None else runs_folder(cfg) / (cfg.name or "runs") / identity
+    target = Path(folder) if folder is not None else runs_folder(cfg) / (cfg.name or "runs") / job_id(cfg)
     if group_key(cfg) is None:
-        return _run_alone(cfg, target, identity, shared, progress)
-    ((_, result),) = train_probes([(cfg, target)], shared, frozenset(), lambda _, *steps: progress(*steps))
-    if isinstance(result, UserError):
-        raise result
-    _say(result, target)
-    return result
+        from tl_experiments.training.alone import run_alone  # Lightning, whose import takes a second
 
-
-def _run_alone(cfg: TrainConfig, target: Path, identity: str, shared: SharedWork, progress: Told) -> RunRecord:
-    """A run that Lightning trains."""
-    started = time.perf_counter()
-    accelerator = choose_accelerator(cfg.trainer)
-    precision = choose_precision(cfg.trainer, accelerator)
-    if accelerator == "gpu":
-        torch.cuda.reset_peak_memory_stats()
-
-    parts = build(cfg, shared)
-    for line in summary_lines(cfg, parts, device_name(accelerator), precision):
-        logger.info(line)
-    (target / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
-    remove_stale_temporaries(target)
-    check_space(cfg, parts, target)
-    write_start(target, cfg, identity, parts.lr)
-    history = History(target, parts.data.steps_per_epoch, started)
-    with interrupt.postponed():
-        fitted = fit(cfg, parts, history, accelerator, precision, progress)
-        module = fitted.module
-        history.restore_best(parts.model)
-        fitted.trainer.test(module, dataloaders=module.data.eval_loader("test"), verbose=False)
-    assert module.predictions is not None
-    write_results(target, parts.data, history, module.predictions)
-    write_checkpoint(target, cfg, identity, parts)
-    work = {
-        "images_decoded": parts.data.images_decoded,
-        "images_encoded": sum(cached.data.encoded for cached in fitted.cached.values()),
-        "cached_phases": sorted(fitted.cached),
-        "together": 1,
-    }
-    kept = [note for cached in fitted.cached.values() for note in cached.notes]
-    notes = (*training_notes(cfg, module), *dict.fromkeys(kept))
-    trained = Trained(module.predictions, module.step, module.accumulation, work, notes)
-    record = make_record(cfg, identity, parts, history, trained, accelerator, precision)
-    record.write(target)
-    remove_resume_points(target)
+        record = run_alone(cfg, target, shared, progress)
+    else:
+        ((_, result),) = train_probes([(cfg, target)], shared, frozenset(), lambda _, *steps: progress(*steps))
+        if isinstance(result, UserError):
+            raise result
+        record = result
     _say(record, target)
-    fitted.release()
     return record
 
 

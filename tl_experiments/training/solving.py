@@ -19,7 +19,7 @@ from tl_experiments.probes.ridge import ridge_path
 from tl_experiments.probes.stack import logits
 from tl_experiments.probes.standardise import standardisation
 from tl_experiments.training.metrics import Predictions, diverged
-from tl_experiments.training.stacks import Outcome, Probe, Progress
+from tl_experiments.training.stacks import Outcome, Probe, Progress, rows_of_metrics
 
 
 def solve(probes: Sequence[Probe], cached: CachedData, progress: Progress) -> list[Outcome | UserError]:
@@ -42,7 +42,8 @@ def _solve(probe: Probe, data: CachedData, progress: Progress) -> Outcome | User
         predictions = Predictions(index, label, outputs.cpu())
         if not predictions.finite():
             return diverged(f"outputs are not finite at {name} {order[step - 1]:g}")
-        history.enter(parts.phases[0], step, predictions, weights, None, time.perf_counter())
+        (metrics,) = rows_of_metrics(predictions.logits[None], label)
+        history.enter(parts.phases[0], step, predictions, weights, None, time.perf_counter(), metrics=metrics)
         progress(probe.position, step, len(order))
     history.restore_best(parts.model)
     test, label = _features(data, "test")

@@ -87,6 +87,12 @@ def stacks(probes: Sequence[Probe]) -> list[list[Probe]]:
     return cut
 
 
+def rows_of_metrics(logits: Tensor, label: Tensor) -> list[dict[str, float]]:
+    """Of each head, from logits ``(K, n, C)`` and labels ``(n,)``."""
+    columns = {name: values.tolist() for name, values in metrics_of_each(logits, label).items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 def train_stack(stack: Sequence[Probe], cached: CachedData, progress: Progress) -> list[Outcome | UserError]:
     """Train the heads of a stack, from its newest resume point; in its order what each leaves, or how it diverged.
 
@@ -213,8 +219,7 @@ class _Run:
     def _validate(self, heads: ProbeStack, phase: PhaseSteps, step: int, losses: Tensor | None) -> None:
         """Enter the validation after ``step`` steps; ``losses`` are those since the last, ``(steps, K)``."""
         index, label, outputs = self._outputs(heads.weight, heads.bias, "val")
-        columns = {name: values.tolist() for name, values in metrics_of_each(outputs, label).items()}
-        metrics = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        metrics = rows_of_metrics(outputs, label)
         now = time.perf_counter()
         for number, probe in enumerate(self.stack):
             if number in self.errors:

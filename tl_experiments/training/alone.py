@@ -1,0 +1,74 @@
+"""A run that Lightning trains."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from tl_experiments import interrupt
+from tl_experiments.config.schema import TrainConfig
+from tl_experiments.interrupt import Interrupted
+from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
+from tl_experiments.training.account import Trained, make_record, training_notes, write_start
+from tl_experiments.training.build import build
+from tl_experiments.training.checkpoint import write_checkpoint
+from tl_experiments.training.disk import check_space
+from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name
+from tl_experiments.training.fit import fit
+from tl_experiments.training.groups import SharedWork, Told
+from tl_experiments.training.history import History
+from tl_experiments.training.identity import job_id
+from tl_experiments.training.outputs import write_results
+from tl_experiments.training.resume import remove_resume_points
+from tl_experiments.training.summary import summary_lines
+
+logger = logging.getLogger(__name__)
+
+
+def run_alone(cfg: TrainConfig, target: Path, shared: SharedWork, progress: Told) -> RunRecord:
+    """Train one job with Lightning and write its folder; see ``run``."""
+    identity = job_id(cfg)
+    started = time.perf_counter()
+    accelerator = choose_accelerator(cfg.trainer)
+    precision = choose_precision(cfg.trainer, accelerator)
+    if accelerator == "gpu":
+        torch.cuda.reset_peak_memory_stats()
+
+    parts = build(cfg, shared)
+    for line in summary_lines(cfg, parts, device_name(accelerator), precision):
+        logger.info(line)
+    (target / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
+    remove_stale_temporaries(target)
+    check_space(cfg, parts, target)
+    write_start(target, cfg, identity, parts.lr)
+    history = History(target, parts.data.steps_per_epoch, started)
+    with interrupt.postponed():
+        fitted = fit(cfg, parts, history, accelerator, precision, progress)
+        module = fitted.module
+        history.restore_best(parts.model)
+        try:
+            fitted.trainer.test(module, dataloaders=module.data.eval_loader("test"), verbose=False)
+        except Interrupted as error:
+            if error.where is None:  # while features of the test images were made
+                module.end(error.signum)
+            raise
+    assert module.predictions is not None
+    write_results(target, parts.data, history, module.predictions)
+    write_checkpoint(target, cfg, identity, parts)
+    work = {
+        "images_decoded": parts.data.images_decoded,
+        "images_encoded": sum(cached.data.encoded for cached in fitted.cached.values()),
+        "cached_phases": sorted(fitted.cached),
+        "together": 1,
+    }
+    kept = dict.fromkeys(note for cached in fitted.cached.values() for note in cached.notes)
+    notes = (*training_notes(cfg, module), *kept)
+    trained = Trained(module.predictions.metrics(), module.step, module.accumulation, work, notes)
+    record = make_record(cfg, identity, parts, history, trained, accelerator, precision)
+    record.write(target)
+    remove_resume_points(target)
+    fitted.release()
+    return record
