@@ -100,6 +100,9 @@ class TrainConfig:
         if not trains_head_only(self.freeze_strategy):
             what = f"{name}, which is solved on fixed features, together with {self.freeze_strategy.name}"
             raise ConfigError("head", what, "freeze_strategy=feature_extraction, or head=linear")
+        if self.feature_cache.name == "off":
+            what = f"{name}, which is solved on kept features, together with feature_cache=off"
+            raise ConfigError("head", what, "feature_cache=auto, or head=linear")
         if self.augmentation.name != "none":
             what = f"{name}, which sees each image once, together with augmentation={self.augmentation.name}"
             raise ConfigError("head", what, "augmentation=none, or head=linear")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -14,19 +15,24 @@ from pathlib import Path
 from tl_experiments.errors import DataError
 from tl_experiments.records import write_atomically
 
+logger = logging.getLogger(__name__)
+
 _THREADS = 8  # hashing releases the GIL and waits for the disk
 _SETTLED_NS = (
     2_000_000_000  # a file changed later than this before it was read could change again within its time stamp
 )
 
 _Look = tuple[int, int, int, int]
+_UNSETTLED = (-1, -1, -1, -1)  # looks like no file
+_Known = dict[str, tuple[_Look, str]]  # path -> its look and digest
 
 
 def file_digests(root: Path, paths: Sequence[str], memory: Path | None) -> list[bytes]:
     """sha256 of each file, in order.
 
     A file whose size, inode and times of change are those of an earlier call is not read again. Several processes may
-    do this at once; at worst a file is read once more.
+    do this at once; at worst a file is read once more. Where other files or contents are found than the last time, one
+    line of the log says so.
 
     Args:
         root: That the paths are relative to.
@@ -46,9 +52,10 @@ def file_digests(root: Path, paths: Sequence[str], memory: Path | None) -> list[
 
     with ThreadPoolExecutor(_THREADS) as threads:
         found = list(threads.map(digest, paths))
-    settled = {path: (look, text) for path, look, text in found if look[2] < now_ns - _SETTLED_NS}
-    if memory is not None and settled != known:
-        _save(memory, root, settled)
+    seen = {path: (look if look[2] < now_ns - _SETTLED_NS else _UNSETTLED, text) for path, look, text in found}
+    if memory is not None and seen != known:
+        _say_what_changed(root, known, seen)
+        _save(memory, root, seen)
     return [bytes.fromhex(text) for _, _, text in found]
 
 
@@ -73,12 +80,23 @@ def _unreadable(path: Path, error: OSError) -> DataError:
     return DataError(str(path), f"cannot be read ({error.strerror})", "replace or remove the file")
 
 
+def _say_what_changed(root: Path, known: _Known, seen: _Known) -> None:
+    changes = {
+        "changed": sum(path in known and known[path][1] != text for path, (_, text) in seen.items()),
+        "came": len(seen.keys() - known.keys()),
+        "went": len(known.keys() - seen.keys()),
+    }
+    if known and any(changes.values()):
+        what = ", ".join(f"{number} {verb}" for verb, number in changes.items() if number)
+        logger.info("data      %s: %s since it was last read; what was kept of its images serves no more", root, what)
+
+
 def _file(memory: Path, root: Path) -> Path:
     name = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:32]
     return memory / f"{name}.json"
 
 
-def _load(memory: Path | None, root: Path) -> dict[str, tuple[_Look, str]]:
+def _load(memory: Path | None, root: Path) -> _Known:
     """What is remembered; nothing where the file is missing or damaged."""
     if memory is None:
         return {}
@@ -93,7 +111,7 @@ def _load(memory: Path | None, root: Path) -> dict[str, tuple[_Look, str]]:
         return {}
 
 
-def _save(memory: Path, root: Path, known: dict[str, tuple[_Look, str]]) -> None:
+def _save(memory: Path, root: Path, known: _Known) -> None:
     # names need not be UTF-8
     content = {os.fsencode(path).hex(): [*look, digest] for path, (look, digest) in known.items()}
     with suppress(OSError):  # it is read again the next time

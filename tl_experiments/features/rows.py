@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import torch
@@ -18,19 +18,21 @@ class Column:
 
     Args:
         dtype: As it is kept.
+        computed: As the prefix gives it and the tail takes it.
         shape: Of one image, in the order in which it lies in memory.
         channels_last: Whether the tensor is ``(n, channels, height, width)`` in channels_last memory; it is kept as
             ``(height, width, channels)``, so that reading it back moves nothing.
     """
 
     dtype: torch.dtype
+    computed: torch.dtype
     shape: tuple[int, ...]
     channels_last: bool
 
     @property
     def bytes(self) -> int:
         """Of one image."""
-        return prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def columns_of(activations: Sequence[Tensor], dtype: torch.dtype | None = None) -> tuple[Column, ...]:
@@ -42,7 +44,8 @@ def _column(tensor: Tensor, dtype: torch.dtype | None) -> Column:
     last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     last = last and not tensor.is_contiguous()
     shape = tuple(tensor.permute(0, 2, 3, 1).shape[1:]) if last else tuple(tensor.shape[1:])
-    return Column(dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype, shape, last)
+    kept = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
+    return Column(kept, tensor.dtype, shape, last)
 
 
 def row_bytes(columns: Sequence[Column]) -> int:
@@ -61,11 +64,22 @@ def to_rows(activations: Sequence[Tensor], columns: Sequence[Column]) -> NDArray
 
 
 def from_rows(rows: Tensor, columns: Sequence[Column]) -> tuple[Tensor, ...]:
-    """uint8 ``(n, row_bytes)`` back to ``(n, ...)`` each, on the same device."""
+    """uint8 ``(n, row_bytes)`` back to ``(n, ...)`` each, as they were computed, on the same device."""
     start, found = 0, []
     for column in columns:
         piece = rows[:, start : start + column.bytes]
-        tensor = piece.contiguous().view(column.dtype).view(len(rows), *column.shape)
+        tensor = piece.contiguous().view(column.dtype).view(len(rows), *column.shape).to(column.computed)
         found.append(tensor.permute(0, 3, 1, 2) if column.channels_last else tensor)
         start += column.bytes
     return tuple(found)
+
+
+def rounding(activations: Sequence[Tensor], columns: Sequence[Column]) -> float:
+    """Largest difference that keeping makes, as a share of its tensor's largest number; not finite without room."""
+    kept = from_rows(torch.from_numpy(to_rows(activations, columns)), columns)
+    shares = [0.0]
+    for tensor, found, column in zip(activations, kept, columns, strict=True):
+        if column.dtype != column.computed:
+            expected = tensor.detach().cpu().double()
+            shares.append(((found.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-30)).item())
+    return sum(shares) if not math.isfinite(sum(shares)) else max(shares)

@@ -63,7 +63,8 @@ def run_alone(cfg: TrainConfig, target: Path, shared: SharedWork, progress: Told
         "cached_phases": sorted(fitted.cached),
         "together": 1,
     }
-    notes = training_notes(cfg, module)
+    kept = dict.fromkeys(note for cached in fitted.cached.values() for note in cached.notes)
+    notes = (*training_notes(cfg, module), *kept)
     trained = Trained(module.predictions.metrics(), module.step, module.accumulation, work, notes)
     record = make_record(cfg, identity, parts, history, trained, accelerator, precision)
     record.write(target)

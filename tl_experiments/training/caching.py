@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from torch import Tensor
 from tl_experiments.config.datasets import CutMix, MixUp
 from tl_experiments.config.running import FeatureCacheAuto
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.features.activations import Activations
+from tl_experiments.features.activations import ENCODING_BATCH, Activations, to_device
 from tl_experiments.features.batches import CachedData
 from tl_experiments.features.keys import ActivationFacts, activation_key
 from tl_experiments.features.memory_table import MemoryTable
-from tl_experiments.features.rows import columns_of, row_bytes
+from tl_experiments.features.rows import Column, columns_of, rounding, row_bytes
 from tl_experiments.features.split import Split, split
 from tl_experiments.training.build import Parts, store_of
 from tl_experiments.training.environment import autocast, device_of
@@ -40,11 +41,13 @@ class Cached:
         split: The model, cut.
         data: The batches of its tail.
         row_bytes: Kept of one image.
+        notes: What a reader of the results should know about it, in whole sentences.
     """
 
     split: Split
     data: CachedData
     row_bytes: int
+    notes: tuple[str, ...] = ()
 
     def logits(self, batch: Batch) -> Tensor:
         """Those of a batch of activations."""
@@ -79,6 +82,13 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
     size = row_bytes(columns)
     if cut.flops < _FLOPS_A_BYTE[accelerator] * size:
         return f"its frozen part, up to {cut.cut}, is computed faster than {size:,} bytes an image are read"
+    notes: tuple[str, ...] = ()
+    if cfg.feature_cache.dtype:
+        share = _rounding(parts, cut, columns, accelerator, precision)
+        if not math.isfinite(share):
+            return f"some of its activations are no numbers of {cfg.feature_cache.dtype}"
+        kept = f"Activations kept as {cfg.feature_cache.dtype}"
+        notes = (f"{kept}: they differ by up to {share:.1e} of their largest value.",)
     views: Sequence[int | None] = range(cfg.feature_cache.views or 0) if _augmented(cfg) else [None]
     store, rows = store_of(cfg), data.n_items
     found: dict[int | None, Activations] = {}
@@ -111,7 +121,14 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
             device,
             hold,
         )
-    return Cached(cut, CachedData(data, found[None], [found[view] for view in views]), size)
+    return Cached(cut, CachedData(data, found[None], [found[view] for view in views]), size, notes)
+
+
+def _rounding(parts: Parts, cut: Split, columns: Sequence[Column], accelerator: str, precision: str) -> float:
+    """What keeping costs in precision, of the first training images."""
+    images = parts.data.images(parts.data.items("train")[:ENCODING_BATCH])
+    with torch.no_grad(), autocast(accelerator, precision):
+        return rounding(cut.prefix(to_device(images, device_of(accelerator))), columns)
 
 
 def _rules_out(cfg: TrainConfig) -> str | None:

@@ -85,6 +85,8 @@ def fit(
             logger.info("phase %d   %s", phase.number, line)
         if isinstance(cached, Cached):
             found[phase.number] = cached
+            for note in cached.notes:
+                logger.info("phase %d   %s", phase.number, note)
             try:
                 cached.data.ensure(max(done, phase.first_step), phase.end_step)
             except Interrupted as error:

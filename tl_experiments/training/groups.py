@@ -87,5 +87,5 @@ def why_alone(config: TrainConfig) -> str | None:
         "a backbone that is re-initialised": config.freeze_strategy.reinitialize_backbone,
     }
     if config.head.is_solved:
-        return None if config.feature_cache.name == "auto" else "feature_cache=off"
+        return None
     return next((reason for reason, applies in reasons.items() if applies), None)

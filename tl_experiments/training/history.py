@@ -29,6 +29,7 @@ class History:
         steps_per_epoch: To tell epochs from steps.
         started: ``time.perf_counter()`` at the start of the run.
         quiet: Whether validations go into the file alone, and not into the log.
+        writes: Whether they go into the file; not where the run has ended and only takes part once more.
     """
 
     folder: Path
@@ -40,10 +41,12 @@ class History:
     best_predictions: Predictions | None = None
     best_state: dict[str, Tensor] = field(default_factory=dict)
     quiet: bool = False
+    writes: bool = True
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / METRICS_FILE).unlink(missing_ok=True)  # of an attempt that did not finish
+        if self.writes:
+            (self.folder / METRICS_FILE).unlink(missing_ok=True)  # of an attempt that did not finish
 
     def enter(
         self,
@@ -79,7 +82,8 @@ class History:
             "seconds": now - self.started,
         }
         self.lines.append(line)
-        append_line(self.folder / METRICS_FILE, json.dumps(line))
+        if self.writes:
+            append_line(self.folder / METRICS_FILE, json.dumps(line))
         if phase.last and self._is_better(metrics):
             self.best, self.best_step, self.best_predictions = metrics, step, val
             self.best_state = weights()
@@ -122,7 +126,8 @@ class History:
         self.lines, self.best, self.best_step = state["lines"], state["best"], state["best_step"]
         self.best_predictions = Predictions(*state["best_predictions"]) if state["best_predictions"] else None
         self.best_state = state["best_state"]
-        write_atomically(self.folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in self.lines))
+        if self.writes:
+            write_atomically(self.folder / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in self.lines))
 
     def _is_better(self, metrics: dict[str, float]) -> bool:
         if not self.best:

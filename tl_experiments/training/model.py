@@ -58,5 +58,5 @@ class TransferModel(nn.Module):
         """Like ``nn.Module.train``, except that frozen parts stay in eval mode."""
         super().train(mode)
         for module in self._held_in_eval:
-            module.eval()
+            nn.Module.train(module, False) if module is self else module.eval()  # itself, where nothing trains
         return self

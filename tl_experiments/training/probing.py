@@ -18,6 +18,7 @@ from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.errors import TrainingError, UserError
 from tl_experiments.features.split import split
+from tl_experiments.heads.linear import LinearHead
 from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
 from tl_experiments.training.account import Trained, make_record, write_start
 from tl_experiments.training.build import OpenImages, Parts, assemble, open_backbone, open_data, open_images
@@ -27,10 +28,12 @@ from tl_experiments.training.environment import choose_accelerator, choose_preci
 from tl_experiments.training.groups import SharedWork
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
+from tl_experiments.training.model import TransferModel
 from tl_experiments.training.outputs import write_results
 from tl_experiments.training.solving import solve
 from tl_experiments.training.stacks import Outcome, Probe, Progress, rows_of_metrics, stacks, train_stack
 from tl_experiments.training.summary import summary_lines
+from tl_experiments.types import Block, Phase
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ def train_probes(
     probes: list[Probe] = []
     backbone = open_backbone(first)
     images = open_images(first, backbone, shared)
-    for opened in _open_all(jobs, backbone.to(device_of(accelerator)), images, started):
+    for opened in _open_all(jobs, done, backbone.to(device_of(accelerator)), images, started):
         if isinstance(opened, Probe):
             probes.append(opened)
         else:
@@ -68,6 +71,8 @@ def train_probes(
     if len(probes) > 1:
         logger.info("together  %d heads on the same features; the lines above are those of the first", len(probes))
     cached = _features(lead, accelerator, precision)
+    for note in cached.notes:
+        logger.info("note      %s", note)
     with interrupt.postponed(), ThreadPoolExecutor(_WRITERS) as writers:
         work = _encode(cached, probes)
         list(writers.map(_begin, wanted))
@@ -78,17 +83,29 @@ def train_probes(
             train = solve if stack[0].cfg.head.is_solved else train_stack
             ended = dict(zip((probe.position for probe in stack), train(stack, cached.data, progress), strict=True))
             share = (time.perf_counter() - started) / len(jobs)
-            write = partial(_finish, accelerator=accelerator, precision=precision, share=share, together=len(probes))
+            write = partial(
+                _finish,
+                accelerator=accelerator,
+                precision=precision,
+                share=share,
+                together=len(probes),
+                notes=cached.notes,
+            )
             costs = [work, *({} for _ in mine[1:])]  # what all share is entered once
             for probe, result in zip(
                 mine, writers.map(write, mine, [ended[p.position] for p in mine], costs), strict=True
             ):
                 yield probe.position, result
             work = {}
+            remove_resume_points(stack[0].history.folder)  # of the whole stack: all of it is written by now
 
 
 def _open_all(
-    jobs: Sequence[tuple[TrainConfig, Path]], backbone: TimmBackbone, images: OpenImages, started: float
+    jobs: Sequence[tuple[TrainConfig, Path]],
+    done: frozenset[int],
+    backbone: TimmBackbone,
+    images: OpenImages,
+    started: float,
 ) -> Iterator[Probe | tuple[int, UserError]]:
     """Each run's parts; what is wrong with one costs only that one."""
     datasets: dict[str, TransferDataModule] = {}
@@ -107,20 +124,33 @@ def _open_all(
             yield position, error
             continue
         lead = lead or parts
-        history = History(folder, 1 if cfg.head.is_solved else data.steps_per_epoch, started, quiet=len(jobs) > 1)
+        steps_per_epoch = 1 if cfg.head.is_solved else data.steps_per_epoch
+        history = History(folder, steps_per_epoch, started, quiet=len(jobs) > 1, writes=position not in done)
         yield Probe(position, job_id(cfg), cfg, parts, history)
 
 
 def _features(lead: Probe, accelerator: str, precision: str) -> Cached:
     """Where the features of the frozen backbone are kept."""
-    phase = lead.parts.phases[0].phase
-    lead.parts.model.begin(phase)
-    lead.parts.model.eval()
-    cut = split(lead.parts.model, phase)
+    model, phase = lead.parts.model, lead.parts.phases[0].phase
+    if not model.layout.head.parameters:  # the cut is before what trains
+        model, phase = _with_a_linear_head(lead)
+    model.begin(phase)
+    model.eval()
+    cut = split(model, phase)
     cached = cut if isinstance(cut, str) else open_activations(lead.cfg, lead.parts, cut, accelerator, precision)
     if isinstance(cached, str):
-        raise TrainingError("feature_cache", cached, "feature_cache=off computes features in every step")
+        raise TrainingError("feature_cache", cached, "head=linear feature_cache=off computes features in every step")
     return cached
+
+
+def _with_a_linear_head(probe: Probe) -> tuple[TransferModel, Phase]:
+    """The run's backbone below a head that could train."""
+    backbone = probe.parts.model.backbone
+    head = LinearHead(backbone.feature_dim, 2, dropout=0.0).to(probe.parts.model.mean.device)
+    block = Block("head", {f"head.{name}": parameter.numel() for name, parameter in head.named_parameters()})
+    layout = dataclasses.replace(probe.parts.model.layout, head=block)
+    model = TransferModel(backbone, head, layout, probe.cfg.trainer.memory_format)
+    return model, Phase(0.0, dict.fromkeys(block.parameters, 1.0), "frozen")
 
 
 def _encode(cached: Cached, probes: Sequence[Probe]) -> dict[str, Any]:
@@ -148,6 +178,7 @@ def _finish(
     precision: str,
     share: float,
     together: int,
+    notes: tuple[str, ...],
 ) -> RunRecord | UserError:
     """Write everything that a run leaves, the record last."""
     if isinstance(outcome, UserError):
@@ -158,10 +189,8 @@ def _finish(
     write_results(folder, parts.data, history, outcome.test)
     write_checkpoint(folder, cfg, identity, parts)
     counts = {"images_decoded": 0, "images_encoded": 0, "cached_phases": [0], "together": together, **work}
-    trained = Trained(
-        rows_of_metrics(outcome.test.logits[None], outcome.test.label)[0], outcome.last_step, 1, counts, outcome.notes
-    )
+    (metrics,) = rows_of_metrics(outcome.test.logits[None], outcome.test.label)
+    trained = Trained(metrics, outcome.last_step, 1, counts, (*outcome.notes, *notes))
     record = make_record(cfg, identity, parts, history, trained, accelerator, precision, share)
     record.write(folder)
-    remove_resume_points(folder)
     return record
