@@ -44,7 +44,7 @@ def test_the_counter_counts():
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_more_steps_wait_no_more_often(tiny, tmp_path, way, options):
-    """The same images and validations in more steps. SGD: an AdamW that is not fused reads its own counter, on the CPU."""
+    """The same images and validations in more steps; SGD, since an AdamW that is not fused reads its own counter."""
     waited = []
     for batch_size, steps in ((5, 32), (2, 80)):
         cfg = tiny(
