@@ -29,7 +29,7 @@ from tl_experiments.training.memory import (
     split_batch,
 )
 from tl_experiments.training.metrics import Predictions, diverged, first_non_finite
-from tl_experiments.training.optimization import build_optimizer, schedule
+from tl_experiments.training.optimization import build_optimizer, restore_optimizer, schedule
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.randomness import seed_step
 from tl_experiments.training.resume import ResumePoint
@@ -108,7 +108,7 @@ class TransferModule(pl.LightningModule):
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         if self.point is not None:
-            optimizer.load_state_dict(self.point.optimizer)
+            restore_optimizer(optimizer, self.point.optimizer)
         return optimizer
 
     def on_fit_start(self) -> None:
