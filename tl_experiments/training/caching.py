@@ -15,7 +15,8 @@ from torch import Tensor
 from tl_experiments.config.datasets import CutMix, MixUp
 from tl_experiments.config.running import FeatureCacheAuto
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.features.activations import ENCODING_BATCH, Activations, to_device
+from tl_experiments.data.device import to_device
+from tl_experiments.features.activations import Activations, encoding_batch
 from tl_experiments.features.batches import CachedData
 from tl_experiments.features.encoding import compiled, compiling_pays
 from tl_experiments.features.keys import ActivationFacts, activation_key
@@ -91,7 +92,7 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
         kept = f"Activations kept as {cfg.feature_cache.dtype}"
         notes = (f"{kept}: they differ by up to {share:.1e} of their largest value.",)
     views: Sequence[int | None] = range(cfg.feature_cache.views or 0) if _augmented(cfg) else [None]
-    store, rows = store_of(cfg), data.n_items
+    store, rows = store_of(cfg), min(data.n_items, sum(data.spec.sizes.values()))
     compiles = compiling_pays(device, sum(data.spec.sizes.values()))
     prefix = compiled(cut.prefix) if compiles else cut.prefix
     found: dict[int | None, Activations] = {}
@@ -129,7 +130,7 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
 
 def _rounding(parts: Parts, cut: Split, columns: Sequence[Column], accelerator: str, precision: str) -> float:
     """What keeping costs in precision, of the first training images."""
-    images = parts.data.images(parts.data.items("train")[:ENCODING_BATCH])
+    images = parts.data.images(parts.data.items("train")[: encoding_batch(device_of(accelerator))])
     with torch.no_grad(), autocast(accelerator, precision):
         return rounding(cut.prefix(to_device(images, device_of(accelerator))), columns)
 
