@@ -16,9 +16,9 @@ from tl_experiments.config.datasets import CutMix, MixUp
 from tl_experiments.config.running import FeatureCacheAuto
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.device import to_device
-from tl_experiments.features.activations import Activations, encoding_batch
+from tl_experiments.features.activations import Activations
 from tl_experiments.features.batches import CachedData
-from tl_experiments.features.encoding import compiled, compiling_pays
+from tl_experiments.features.encoding import compiled, compiling_pays, encoding_batch
 from tl_experiments.features.keys import ActivationFacts, activation_key
 from tl_experiments.features.memory_table import MemoryTable
 from tl_experiments.features.rows import Column, columns_of, rounding, row_bytes
