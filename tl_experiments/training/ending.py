@@ -8,7 +8,7 @@ OUT_OF_MEMORY_HINT = "lower trainer.batch_size or backbone.preprocessing.image_s
 
 
 def how_it_ended(error: Exception) -> tuple[str, str]:
-    """State (``diverged``, ``failed``, ``oom`` or ``interrupted``) and one-line cause of a run that raised ``error``."""
+    """State (diverged, failed, oom or interrupted) and one-line cause of a run that raised ``error``."""
     if isinstance(error, DivergedError):
         return "diverged", str(error)
     if isinstance(error, StorageError):  # the same command goes on when there is room
