@@ -117,7 +117,7 @@ def encoded_prefixes(config: TrainConfig) -> list[str]:
     worth_it = [
         depth
         for depth, passes in zip(depths, epochs, strict=True)
-        if depth < len(_ANY_NET.blocks) and (passes >= _LEAST_PASSES or config.head.is_solved)
+        if depth < len(_ANY_NET.blocks) and (passes >= _LEAST_PASSES or is_fused(config))
     ]
     return [_prefix(config, str(depth)) for depth in dict.fromkeys(worth_it)]
 
