@@ -39,6 +39,7 @@ class Interrupted(BaseException):
 @dataclass
 class _State:
     process: int = 0  # that installed the handlers: a loader forked from it leaves signals to it
+    signals: tuple[int, ...] = ()
     received: int | None = None
     at_once: bool = False
 
@@ -57,7 +58,13 @@ def install(signals: Iterable[int] = SIGNALS, *, at_once: bool = False) -> None:
         ValueError: Not in the main thread.
     """
     _state.process, _state.received, _state.at_once = os.getpid(), None, at_once
-    for one in signals:
+    _state.signals = tuple(signals)
+    take_back()
+
+
+def take_back() -> None:
+    """Put the handlers of ``install`` back where a library has put its own in front of them; without, do nothing."""
+    for one in _state.signals:
         signal.signal(one, _note)
 
 
@@ -71,7 +78,7 @@ def installed(signals: Iterable[int] = SIGNALS, *, at_once: bool = False) -> Ite
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-        _state.received, _state.at_once = None, False
+        _state.signals, _state.received, _state.at_once = (), None, False
 
 
 @contextmanager

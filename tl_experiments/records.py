@@ -108,6 +108,12 @@ def remove_stale_temporaries(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def remove_resume_points(folder: Path) -> None:
+    """A run that is done needs none; also after it was killed between its record and their removal."""
+    for path in folder.glob("resume-*"):
+        path.unlink(missing_ok=True)
+
+
 def _is_another_living(process: int) -> bool:
     if process == os.getpid():  # of an earlier process with our number: this one writes nothing at the moment
         return False

@@ -146,8 +146,8 @@ def test_the_global_generator_is_left_alone(preload: int, workers: int, photos: 
 
 @pytest.mark.parametrize(
     ("augmentation", "spare", "expected"),
-    [(NONE, 0, 21), (NONE, -1, 42), (FLIP_CROP, 0, 42)],
-    ids=["fits", "one byte short", "random"],
+    [(NONE, 0, 21), (NONE, -1, 42), (FLIP_CROP, 0, 21 + 21 - 9), (FLIP_CROP, 11 * 20 * 16 * 3 + 1008, 21)],
+    ids=["fits", "one byte short", "random, 9 originals fit", "random, 21 originals fit"],
 )
 def test_images_are_kept_where_they_fit_and_do_not_change(
     augmentation: Augmentation, spare: int, expected: int, photos: Path, folder_cfg: FolderCfg

@@ -306,3 +306,13 @@ def test_the_job_id_covers_what_changes_the_result_and_nothing_else(tiny, tmp_pa
     first = job_id(tiny(f"backbone.weights={weights}"))
     weights.write_bytes(b"other")
     assert job_id(tiny(f"backbone.weights={weights}")) != first  # by content, not by name
+
+
+def test_what_a_kill_left_beside_a_record_is_removed(tiny, tmp_path):
+    """Between the record and the removal of what a resume needs."""
+    one = job(tiny())
+    run_sweep([one], tmp_path, "tl train -m ...")
+    for name in ("resume-00000003.pt", "resume-00000006.sha256"):
+        (tmp_path / one.id / name).touch()
+    assert run_sweep([one], tmp_path, "tl train -m ...").trained == 0
+    assert not list(tmp_path.rglob("resume-*"))

@@ -112,6 +112,25 @@ def counted(cfg, folder, monkeypatch):
         return run(cfg, folder), steps
 
 
+@pytest.mark.parametrize("hook", ["_end_if_asked", "on_train_batch_start", "on_validation_epoch_end"])
+def test_between_our_hooks_too_lightning_does_not_end_the_process(tiny, tmp_path, monkeypatch, hook):
+    """Its own handler of SIGTERM leads to ``sys.exit`` at places where no resume point is written."""
+    cfg = three_phases(tiny, RARE)
+    theirs = getattr(TransferModule, hook)
+
+    def signalling(self, *arguments):
+        result = theirs(self, *arguments)
+        if self.step in (4, 5):  # in the chunk from 3 to 5, and at its end
+            os.kill(os.getpid(), signal.SIGTERM)
+        return result
+
+    with monkeypatch.context() as patch, interrupt.installed():
+        patch.setattr(TransferModule, hook, signalling)
+        with pytest.raises(Interrupted, match=r"SIGTERM after step \d+ of 24"):
+            run(cfg, tmp_path)
+    assert list(tmp_path.glob("resume-*.pt"))
+
+
 def test_while_features_are_made(tiny, tmp_path, monkeypatch):
     """Of the test images, with training behind it: nothing of that is done again."""
     cfg = tiny("freeze_strategy=last_n_blocks", "freeze_strategy.n=1", RARE)

@@ -15,7 +15,7 @@ from tl_experiments.config.optimization import SGD, AdamW, Cosine, Timm
 from tl_experiments.errors import ConfigError
 from tl_experiments.training.build import build
 from tl_experiments.training.history import History
-from tl_experiments.training.optimization import build_optimizer, schedule
+from tl_experiments.training.optimization import build_optimizer, restore_optimizer, schedule
 from tl_experiments.training.run import run
 
 
@@ -55,6 +55,38 @@ def test_optimizers_are_torchs(cfg, reference):
             parameter.pow(3).sum().backward()
             optimizer.step()
     assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("wrote", [True, False], ids=["fused", "not fused"])
+@pytest.mark.parametrize("kind", [AdamW, SGD], ids=lambda kind: kind.__name__)
+def test_a_state_from_another_device_changes_no_kernel(kind, wrote):
+    """What a GPU wrote goes on here as if it had been written here."""
+    own = (
+        {"name": "adamw", "betas": (0.9, 0.999)}
+        if kind is AdamW
+        else {"name": "sgd", "momentum": 0.9, "nesterov": False}
+    )
+    cfg = kind(**own, **OPTIONS)
+    (whole, whole_groups), (first, first_groups), (second, second_groups) = groups(), groups(), groups()
+
+    def steps(parameter, optimizer, count):
+        for _ in range(count):
+            optimizer.zero_grad()
+            parameter.pow(3).sum().backward()
+            optimizer.step()
+
+    steps(whole, build_optimizer(cfg, whole_groups), 5)
+    before = build_optimizer(cfg, first_groups)
+    steps(first, before, 3)
+    state = before.state_dict()
+    for group in state["param_groups"]:
+        group["fused"] = wrote
+    after = build_optimizer(cfg, second_groups)
+    restore_optimizer(after, state)
+    second.data.copy_(first)
+    steps(second, after, 2)
+    assert torch.equal(second, whole)
+    assert all(group["fused"] is None for group in after.param_groups)
 
 
 @pytest.mark.parametrize("algorithm", ["lamb", "lion", "nadamw", "adafactor", "adopt"])

@@ -20,7 +20,8 @@ class _DatasetOptions:
         label_fraction: Share of the training labels used, in (0, 1]; stratified; smaller ones lie within larger ones.
         shots: Labels a class, for train and for val each; null uses all.
         subset_seed: Seed of ``label_fraction`` and ``shots``; null follows the run's seed.
-        preload_max_bytes: Decode a split once and hold it in memory if it takes no more than this.
+        preload_max_bytes: Decode a split once and hold it in memory if it takes no more than this; where images are
+            augmented, hold as many decoded originals.
     """
 
     val_fraction: float

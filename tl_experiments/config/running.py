@@ -119,8 +119,9 @@ class FeatureCacheAuto(_CacheOptions):
         views: Random views of each training image that are kept where images are augmented; epochs go through them in
             turn. Null keeps none: augmented images train live.
         dtype: Keep floating-point activations in half precision, which changes results; null as they were computed.
-        hold_max_bytes: Hold activations in the memory of the device up to this size, and above it read them from the
-            memory-mapped file; null is half of what a GPU has free, or an eighth of the machine's memory.
+        hold_max_bytes: Hold activations, and on a GPU images too, in the memory of the device up to this size, and
+            above it read them from the memory-mapped file; null is half of what a GPU has free, or an eighth of the
+            machine's memory.
     """
 
     name: Literal["auto"]

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from tl_experiments.config.datasets import Augmentation, Dataset, NoAugmentation
 from tl_experiments.data.batches import batch_notes, eval_batches, step_batches, steps_per_epoch
-from tl_experiments.data.dataset import Batches, ImageItems, Preloaded, decode, live_batches
-from tl_experiments.data.decoded import DecodedImages, Shared
+from tl_experiments.data.dataset import Batches
+from tl_experiments.data.decoded import DecodedImages
 from tl_experiments.data.items import SPLITS, Source, Split, fingerprint
 from tl_experiments.data.mixing import mixed
+from tl_experiments.data.serving import Serving
 from tl_experiments.data.sources import open_dataset
 from tl_experiments.data.splits import Indices, few
-from tl_experiments.data.transforms import Geometry, train_transform
+from tl_experiments.data.transforms import Geometry
 from tl_experiments.types import Batch, DataSpec
 
 
@@ -26,7 +27,7 @@ class TransferDataModule:
     """Images of one dataset, cut and transformed for one backbone.
 
     Building it lists and fingerprints the dataset; images are decoded when the first batch of their split is made.
-    Each split that the same transform always turns into the same pixels is kept in memory if it fits.
+    What is decoded is kept in memory as far as it fits; batches are on the CPU until ``serve`` names another device.
 
     Args:
         cfg: The dataset.
@@ -44,8 +45,6 @@ class TransferDataModule:
     Attributes:
         spec: Classes, sizes, fingerprint and notes. The fingerprint covers contents and splits, not the label subset.
         steps_per_epoch: Training batches an epoch.
-        images_decoded: Images decoded so far, over all splits; those that come from ``decoded`` only where it had to
-            decode them.
 
     Raises:
         DataError: The dataset cannot be used as it stands.
@@ -79,13 +78,11 @@ class TransferDataModule:
             channels=cfg.channels,
         )
         self.steps_per_epoch = steps_per_epoch(sizes["train"], batch_size)
-        self.images_decoded = 0
         self._labels = torch.tensor([item.label for item in source.items])
         self._augmentation, self._geometry, self._seed = augmentation, geometry, seed
-        self._batch_size, self._eval_batch_size, self._num_workers = batch_size, eval_batch_size, num_workers
-        self._preload_max_bytes = cfg.preload_max_bytes
-        self._held: dict[Split, Preloaded | Shared] = {}
-        self._decoded = decoded if decoded is not None and decoded.holds(geometry) else None
+        self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
+        shared = decoded if decoded is not None and decoded.holds(geometry) else None
+        self._serving = Serving(source, shared, geometry, cfg.channels, num_workers, cfg.preload_max_bytes)
 
     def item_ids(self, split: Split) -> tuple[str, ...]:
         """Ids of the split's images, in the order of ``eval_loader``."""
@@ -100,6 +97,19 @@ class TransferDataModule:
         other.spec = replace(self.spec, notes=(*self.spec.notes[:own], *batch_notes(n, batch_size)))
         other.steps_per_epoch = steps_per_epoch(n, batch_size)
         return other
+
+    @property
+    def images_decoded(self) -> int:
+        """Images decoded so far, over all splits; those that come from ``decoded`` only where it had to decode them."""
+        return self._serving.images_decoded
+
+    def serve(self, device: torch.device, hold_bytes: int) -> None:
+        """Give batches on ``device`` from now on, of whose memory images may take ``hold_bytes``.
+
+        Images are then augmented there. Call it once, before the first batch, and for a GPU alone: without it batches
+        are made on the CPU, with the same bits on every machine.
+        """
+        self._serving.serve(device, hold_bytes)
 
     @property
     def n_items(self) -> int:
@@ -145,14 +155,7 @@ class TransferDataModule:
             items: Of the source.
             view: Number of a random view, the same under every seed; None is the image as it is.
         """
-        if view is None and self._decoded is not None:
-            before = self._decoded.decoded
-            images = self._decoded.batch(items, self._geometry)
-            self.images_decoded += self._decoded.decoded - before
-            return images
-        self.images_decoded += items.size
-        augmentation = NoAugmentation(name="none") if view is None else self._augmentation
-        return decode(self._source, items, train_transform(augmentation, self._geometry), view)
+        return self._serving.images(items, NoAugmentation(name="none") if view is None else self._augmentation, view)
 
     def train_batches(self, first_step: int, end_step: int) -> Batches:
         """The batches of the steps [first_step, end_step), counted over the whole run.
@@ -177,24 +180,4 @@ class TransferDataModule:
         return Batches(lambda: self._make(split, NoAugmentation(name="none"), plan), len(plan))
 
     def _make(self, split: Split, augmentation: Augmentation, plan: Iterable[tuple[int, Indices]]) -> Iterator[Batch]:
-        indices, size = self._splits.indices[split], self._geometry.image_size
-        fits = indices.size * self.spec.channels * size * size <= self._preload_max_bytes
-        if isinstance(augmentation, NoAugmentation) and (fits or self._decoded is not None):
-            if split not in self._held:
-                self._held[split] = self._hold(indices)
-            for _, positions in plan:
-                yield self._held[split].batch(positions)
-        else:
-            images = ImageItems(self._source, indices, train_transform(augmentation, self._geometry), self._seed)
-            for batch in live_batches(images, plan, self._num_workers):
-                self.images_decoded += len(batch["label"])
-                yield batch
-
-    def _hold(self, indices: Indices) -> Preloaded | Shared:
-        """The split's images as they are in every epoch: shared with other runs, or else in memory."""
-        if self._decoded is not None:
-            shared = Shared(self._decoded, self._geometry, indices)
-            self.images_decoded += shared.decoded
-            return shared
-        self.images_decoded += indices.size
-        return Preloaded(self._source, indices, train_transform(NoAugmentation(name="none"), self._geometry))
+        return self._serving.batches(split, self._splits.indices[split], augmentation, self._seed, plan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,8 +14,8 @@ from torch import Tensor
 from tl_experiments.cache.segments import Indices, Rows
 from tl_experiments.cache.store import Store, key_of
 from tl_experiments.cache.table import Table, fill_together
-from tl_experiments.data.dataset import DECODING_THREADS
 from tl_experiments.data.items import Source
+from tl_experiments.data.originals import decoding_threads
 from tl_experiments.data.transforms import Geometry, eval_transform
 from tl_experiments.types import Batch
 
@@ -80,15 +79,17 @@ class DecodedImages:
         fill_together(list(self._tables.values()), indices, self._make, self._locks)
         return self.decoded - before
 
-    def batch(self, indices: Indices, geometry: Geometry) -> Tensor:
+    def batch(self, indices: Indices, geometry: Geometry, pinned: bool = False) -> Tensor:
         """Images of these items, ``(n,)``, in this order: uint8 ``(n, channels, size, size)``.
+
+        Pinned memory is for a GPU that copies them.
 
         Raises:
             DataError: One that is missing cannot be decoded.
             UserError: One is missing, and the store cannot be written.
         """
         table, size = self._tables[geometry], geometry.image_size
-        images = torch.empty((len(indices), self.channels, size, size), dtype=torch.uint8)
+        images = torch.empty((len(indices), self.channels, size, size), dtype=torch.uint8, pin_memory=pinned)
         out = images.numpy().reshape(len(indices), table.row_bytes)
         try:
             table.read(indices, out)
@@ -105,7 +106,7 @@ class DecodedImages:
             for geometry, made in zip(self._tables, rows, strict=True):
                 made[position] = eval_transform(image, geometry).numpy().ravel()
 
-        with ThreadPoolExecutor(min(DECODING_THREADS, os.cpu_count() or 1)) as threads:
+        with ThreadPoolExecutor(decoding_threads()) as threads:
             for _ in threads.map(decode, range(len(items))):
                 pass
         self.decoded += len(items)
@@ -132,8 +133,8 @@ class Shared:
         self._labels = torch.tensor([images.source.items[index].label for index in indices])
         self.decoded = images.fill(indices)
 
-    def batch(self, positions: Indices) -> Batch:
-        """The images at these positions of the split, in this order."""
+    def batch(self, positions: Indices, pinned: bool = False) -> Batch:
+        """The images at these positions of the split, in this order; in pinned memory for a GPU that copies them."""
         chosen = self._indices[positions]
-        image = self._images.batch(chosen, self._geometry)
+        image = self._images.batch(chosen, self._geometry, pinned)
         return {"image": image, "label": self._labels[torch.from_numpy(positions)], "index": torch.from_numpy(chosen)}

@@ -59,26 +59,43 @@ def eval_transform(image: Picture, geometry: Geometry) -> Tensor:
     return cast(Tensor, v2.functional.pil_to_tensor(cropped))
 
 
-def train_transform(augmentation: Augmentation, geometry: Geometry) -> Transform:
+def train_transform(augmentation: Augmentation, geometry: Geometry, nearest: str = "nearest") -> Transform:
     """The transform of training images, which is that of evaluation where nothing is augmented.
 
     A random one draws from torch's global generator: call it inside ``seeded``.
+
+    Args:
+        augmentation: What is random.
+        geometry: Of the result.
+        nearest: torchvision's name of the interpolation that ``geometry`` calls nearest.
     """
     if isinstance(augmentation, NoAugmentation):
         return partial(eval_transform, geometry=geometry)
+    interpolation = nearest if geometry.interpolation == "nearest" else geometry.interpolation
     return v2.Compose(
         [
             _arrays_to_tensors,
             v2.RandomResizedCrop(
                 geometry.image_size,
                 scale=(augmentation.min_area, 1.0),
-                interpolation=v2.InterpolationMode(geometry.interpolation),
+                interpolation=v2.InterpolationMode(interpolation),
             ),
             v2.RandomHorizontalFlip(augmentation.flip_probability),
             *_operations(augmentation),
             v2.PILToTensor(),
         ]
     )
+
+
+def tensor_transform(augmentation: Augmentation, geometry: Geometry) -> Callable[[Tensor], Tensor] | None:
+    """``train_transform`` for uint8 tensors ``(channels, height, width)`` on any device, with the same draws.
+
+    None where torchvision has none: without anything random, and for Lanczos, which only Pillow has. Pixels differ from
+    Pillow's by its rounding between the two axes of a resize.
+    """
+    if isinstance(augmentation, NoAugmentation) or geometry.interpolation == "lanczos":
+        return None
+    return cast(Callable[[Tensor], Tensor], train_transform(augmentation, geometry, "nearest-exact"))
 
 
 def _operations(augmentation: Augmentation) -> list[v2.Transform]:
@@ -93,8 +110,8 @@ def _operations(augmentation: Augmentation) -> list[v2.Transform]:
             return []
 
 
-def _arrays_to_tensors(image: Picture) -> Image.Image | Tensor:
-    return image if isinstance(image, Image.Image) else torch.from_numpy(image.transpose(2, 0, 1).copy())
+def _arrays_to_tensors(image: Picture | Tensor) -> Image.Image | Tensor:
+    return image if isinstance(image, (Image.Image, Tensor)) else torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
 def sample_seed(seed: int, epoch: int, index: int, view: int = 0) -> int:

@@ -13,16 +13,15 @@ from torch import Tensor
 
 from tl_experiments import interrupt
 from tl_experiments.cache.table import Table
+from tl_experiments.data.device import empty, to_device
+from tl_experiments.features.encoding import Prefix, encoding_batch
 from tl_experiments.features.memory_table import MemoryTable
 from tl_experiments.features.rows import Column, from_rows, row_bytes, to_rows
 
 Indices = NDArray[np.int64]
 Images = Callable[[Indices], Tensor]
-Prefix = Callable[[Tensor], tuple[Tensor, ...]]
 
-# Every batch of an encoding has this many images, the last filled up with zeros: a row does then not depend on
-# which other rows were missing, so that a killed run that goes on ends to the bit like one that was not.
-ENCODING_BATCH = 32
+_PIECE_BYTES = 64 << 20  # on the way to the device at once
 
 
 @dataclass
@@ -59,28 +58,42 @@ class Activations:
             return
         self._items = items
         fits = items.size * row_bytes(self.columns) <= self.hold_bytes
-        self._held = torch.from_numpy(self.table.read(items)).to(self.device) if fits else None
+        self._held = self._hold(items) if fits else None
 
     def batch(self, indices: Indices) -> tuple[Tensor, ...]:
         """``(n, ...)`` each, on the device, of items that ``ensure`` was called with."""
         if self._held is not None:
-            rows = self._held.index_select(0, torch.from_numpy(np.searchsorted(self._items, indices)).to(self.device))
+            places = torch.from_numpy(np.searchsorted(self._items, indices))
+            rows = self._held.index_select(0, to_device(places, self.device))
         else:
-            rows = to_device(torch.from_numpy(self.table.read(indices)), self.device)
+            rows = self._read(indices)
         return from_rows(rows, self.columns)
 
+    def _read(self, indices: Indices) -> Tensor:
+        """Rows of the table on the device, ``(n, row_bytes)``, copied there without waiting."""
+        rows = empty((len(indices), row_bytes(self.columns)), self.device)
+        self.table.read(indices, rows.numpy())
+        return to_device(rows, self.device)
+
+    def _hold(self, items: Indices) -> Tensor:
+        """All at once on a CPU; in pieces to a GPU, whose memory may be larger than what the CPU has to spare."""
+        if self.device.type == "cpu":
+            return self._read(items)
+        size = row_bytes(self.columns)
+        held = torch.empty(len(items), size, dtype=torch.uint8, device=self.device)
+        count = max(1, _PIECE_BYTES // size)
+        for start in range(0, len(items), count):
+            held[start : start + count] = self._read(items[start : start + count])
+        return held
+
     def _encode(self, indices: Indices) -> NDArray[np.uint8]:
-        rows = []
+        batch, found = encoding_batch(self.device), []
         with torch.no_grad(), self.precision():
-            for part in self.images(indices).split(ENCODING_BATCH):
-                interrupt.check("while encoding images")
+            for part in self.images(indices).split(batch):
+                interrupt.check()
                 n = len(part)
-                padding = part.new_zeros(ENCODING_BATCH - n, *part.shape[1:])
-                images = to_device(torch.cat([part, padding]) if n < ENCODING_BATCH else part, self.device)
-                rows.append(to_rows(self.prefix(images), self.columns)[:n])
-        return np.concatenate(rows)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Without waiting where the device is a GPU."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+                padding = part.new_zeros(batch - n, *part.shape[1:])
+                images = to_device(torch.cat([part, padding]) if n < batch else part, self.device)
+                found.append(tuple(tensor[:n] for tensor in self.prefix(images)))
+        # Only now: reading from a GPU waits for it
+        return np.concatenate([to_rows(activations, self.columns) for activations in found])

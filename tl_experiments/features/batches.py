@@ -11,6 +11,7 @@ import torch
 
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.dataset import Batches
+from tl_experiments.data.device import to_device
 from tl_experiments.features.activations import Activations, Indices
 from tl_experiments.types import Batch
 
@@ -78,5 +79,9 @@ class CachedData:
         return Batches(start, len(plan))
 
     def _batch(self, activations: Activations, items: Indices) -> Batch:
-        index = torch.from_numpy(items)
-        return {"activations": activations.batch(items), "label": self.data.labels(items), "index": index}
+        device = activations.device
+        return {
+            "activations": activations.batch(items),
+            "label": to_device(self.data.labels(items), device),
+            "index": to_device(torch.from_numpy(items), device),
+        }

@@ -31,7 +31,7 @@ class ActivationFacts:
         transform: From the file to the uint8 image: geometry, version, random view where there is one.
         precision: Of the computation and of what is kept, for example ``32-true float32``.
         data: Fingerprint of the dataset.
-        device: Type of the device, whose kernels round in their own way.
+        device: Type of the device, whose kernels round in their own way, and whether they are compiled.
         versions: Of the libraries that decode and compute.
     """
 

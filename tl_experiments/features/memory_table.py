@@ -31,6 +31,6 @@ class MemoryTable:
             self._items = items[order]
         return int(missing.size)
 
-    def read(self, indices: Indices) -> NDArray[np.uint8]:
-        """``(n, row_bytes)``."""
-        return self._rows[np.searchsorted(self._items, indices)]
+    def read(self, indices: Indices, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """``(n, row_bytes)``, put into ``out`` where it is given."""
+        return np.take(self._rows, np.searchsorted(self._items, indices), axis=0, out=out, mode="clip")

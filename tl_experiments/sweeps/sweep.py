@@ -12,7 +12,7 @@ from pathlib import Path
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import StorageError, UserError
 from tl_experiments.interrupt import Interrupted
-from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
+from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
 from tl_experiments.sweeps.costs import CostBook
 from tl_experiments.sweeps.display import Board, shown
 from tl_experiments.sweeps.jobs import Job
@@ -162,6 +162,7 @@ def _not_done(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
     for job in jobs:
         entry = ledger.jobs[job.id]
         if _has_record(ledger.folder, job):
+            remove_resume_points(ledger.folder / job.id)
             entry.state, entry.cause = "ok", None
         elif entry.state not in ENDED_BADLY or job.config.retry_failed:
             todo.append(job)
@@ -206,6 +207,9 @@ def _tasks(jobs: Sequence[Job], todo: Sequence[Job], ledger: Ledger) -> list[Tas
     return tasks
 
 
+_LEDGER_S = 0.25  # least seconds between two times that a job's good end is written
+
+
 class _Bookkeeper:
     """Enters in the ledger, and logs, what becomes of the jobs of a command."""
 
@@ -214,6 +218,7 @@ class _Bookkeeper:
         self._costs = {task.id: cost for task, cost in zip(plan.tasks, plan.costs, strict=True)}
         self._n_jobs = sum(len(task.todo) for task in plan.tasks)
         self._count = 0
+        self._written = 0.0
         self.board = Board(self._n_jobs, self._name)
 
     def started(self, task: Task) -> None:
@@ -221,7 +226,7 @@ class _Bookkeeper:
         for job in task.todo:
             entry = self._ledger.jobs[job.id]
             entry.state, entry.cause, entry.log = "running", None, task.log
-        self._ledger.write()
+        self._write()
 
     def progressed(self, job: Job, done: int, total: int) -> None:
         self.board.progressed(job, done, total)
@@ -230,7 +235,8 @@ class _Bookkeeper:
         self.board.ended(job, state)
         entry = self._ledger.jobs[job.id]
         entry.state, entry.cause, entry.seconds = state, cause, round(seconds, 2)  # type: ignore[assignment]
-        self._ledger.write()
+        if state != "ok" or time.perf_counter() - self._written > _LEDGER_S:  # a record says so too
+            self._write()
         self._count += 1
         tail = f"  {cause}" if cause else ""
         logger.info(
@@ -238,10 +244,15 @@ class _Bookkeeper:
             len(str(self._n_jobs)), self._count, self._n_jobs, state, seconds, self._name(job), tail,
         )  # fmt: skip
 
+    def _write(self) -> None:
+        self._ledger.write()
+        self._written = time.perf_counter()
+
     def _name(self, job: Job) -> str:
         return " ".join(override for override in job.overrides if override not in self._common)
 
     def finished(self, task: Task, seconds: float) -> None:
+        self._write()
         records = _records(task.todo, self._ledger.folder)
         if task.id in self._costs and len(records) == len(task.jobs):
             learn(self._book, task, self._costs[task.id], records, seconds)

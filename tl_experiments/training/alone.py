@@ -11,7 +11,7 @@ import torch
 from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.interrupt import Interrupted
-from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
+from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
 from tl_experiments.training.account import Trained, make_record, training_notes, write_start
 from tl_experiments.training.build import build
 from tl_experiments.training.checkpoint import write_checkpoint
@@ -22,7 +22,6 @@ from tl_experiments.training.groups import SharedWork, Told
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.outputs import write_results
-from tl_experiments.training.resume import remove_resume_points
 from tl_experiments.training.summary import summary_lines
 
 logger = logging.getLogger(__name__)

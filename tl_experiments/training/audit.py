@@ -35,6 +35,7 @@ class FreezeAudit:
         self._steps = 0
         self._without_gradient = set(phase.lr_multiplier)
         self._may_be_still = set(phase.lr_multiplier)
+        self._shown: dict[str, Tensor] = {}  # whether a step was large enough; on the device, which nobody waits for
         # Copies on the CPU: device memory is what training is short of.
         self._before = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
         self._may_move = set(phase.lr_multiplier) | live_statistics(model, layout, phase)
@@ -56,8 +57,17 @@ class FreezeAudit:
                 if self._steps == 1:
                     continue  # some optimizers only look around in their first step (ADOPT; Taniguchi et al., 2024)
                 spacing = torch.finfo(parameter.dtype).eps * parameter.detach().abs()
-                if (rate[id(parameter)] * parameter.grad.abs() > _CLEARLY * spacing).any():
-                    self._may_be_still.discard(name)
+                shown = (rate[id(parameter)] * parameter.grad.abs() > _CLEARLY * spacing).any()
+                self._shown[name] = shown | self._shown[name] if name in self._shown else shown
+        if self._steps == 2:  # as a rule it is all there is to see
+            self._read_what_has_shown()
+
+    def _read_what_has_shown(self) -> None:
+        """One transfer for all tensors."""
+        if self._shown:
+            shown = torch.stack(list(self._shown.values())).tolist()
+            self._may_be_still -= {name for name, one in zip(self._shown, shown, strict=True) if one}
+            self._shown.clear()
 
     def is_due(self, step: int, steps: int) -> bool:
         """Whether ``step`` steps are enough to judge."""
@@ -66,6 +76,7 @@ class FreezeAudit:
     def check(self, when: str) -> None:
         """Every trainable tensor whose steps were large enough to show has moved; no frozen tensor or statistic has."""
         self._checked = True
+        self._read_what_has_shown()
         self.check_frozen(when)
         if self._without_gradient:
             raise _broken(self._without_gradient, "trainable, but no gradient reaches them", when)

@@ -15,8 +15,10 @@ from torch import Tensor
 from tl_experiments.config.datasets import CutMix, MixUp
 from tl_experiments.config.running import FeatureCacheAuto
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.features.activations import ENCODING_BATCH, Activations, to_device
+from tl_experiments.data.device import to_device
+from tl_experiments.features.activations import Activations
 from tl_experiments.features.batches import CachedData
+from tl_experiments.features.encoding import compiled, compiling_pays, encoding_batch
 from tl_experiments.features.keys import ActivationFacts, activation_key
 from tl_experiments.features.memory_table import MemoryTable
 from tl_experiments.features.rows import Column, columns_of, rounding, row_bytes
@@ -90,7 +92,9 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
         kept = f"Activations kept as {cfg.feature_cache.dtype}"
         notes = (f"{kept}: they differ by up to {share:.1e} of their largest value.",)
     views: Sequence[int | None] = range(cfg.feature_cache.views or 0) if _augmented(cfg) else [None]
-    store, rows = store_of(cfg), data.n_items
+    store, rows = store_of(cfg), min(data.n_items, sum(data.spec.sizes.values()))
+    compiles = compiling_pays(device, sum(data.spec.sizes.values()))
+    prefix = compiled(cut.prefix) if compiles else cut.prefix
     found: dict[int | None, Activations] = {}
     for view in dict.fromkeys([None, *views]):
         facts = ActivationFacts(
@@ -99,7 +103,7 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
             transform=data.describe(view),
             precision=f"{precision} {cfg.trainer.memory_format} {columns}",
             data=data.source_fingerprint,
-            device=device.type,
+            device=f"{device.type} compiled" if compiles else device.type,
         )
         about = {
             "kind": "activations",
@@ -108,14 +112,14 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
             "cut": cut.cut,
             "view": "" if view is None else str(view),
         }
-        hold = _hold_bytes(cfg.feature_cache, device)
+        hold = hold_bytes(cfg, device)
         table = store.open(activation_key(cut, facts), size, rows, about)
         if table is None and rows * size > hold:
             return f"{rows * size:,} bytes of activations fit neither into {store.folder} nor into memory"
         found[view] = Activations(
             MemoryTable(size) if table is None else table,
             columns,
-            cut.prefix,
+            prefix,
             partial(data.images, view=view),
             partial(autocast, accelerator, precision),
             device,
@@ -126,7 +130,7 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
 
 def _rounding(parts: Parts, cut: Split, columns: Sequence[Column], accelerator: str, precision: str) -> float:
     """What keeping costs in precision, of the first training images."""
-    images = parts.data.images(parts.data.items("train")[:ENCODING_BATCH])
+    images = parts.data.images(parts.data.items("train")[: encoding_batch(device_of(accelerator))])
     with torch.no_grad(), autocast(accelerator, precision):
         return rounding(cut.prefix(to_device(images, device_of(accelerator))), columns)
 
@@ -152,11 +156,13 @@ def _visits(parts: Parts, phase: PhaseSteps) -> float:
     return looks / (min(1.0, epochs) * sizes["train"] + sizes["val"])
 
 
-def _hold_bytes(cfg: FeatureCacheAuto, device: torch.device) -> int:
-    if cfg.hold_max_bytes is not None:
-        return cfg.hold_max_bytes
+def hold_bytes(cfg: TrainConfig, device: torch.device) -> int:
+    """Of the device's memory that activations, or images, may be held in."""
+    given = cfg.feature_cache.hold_max_bytes if isinstance(cfg.feature_cache, FeatureCacheAuto) else None
+    if given is not None:
+        return given
     if device.type == "cuda":
-        return torch.cuda.mem_get_info()[0] // 2
+        return torch.cuda.mem_get_info()[0] // 2 // (cfg.executor.jobs_per_device or 1)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
 
 

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.training.build import Parts
-from tl_experiments.training.caching import Cached, cached_phase, describe
+from tl_experiments.training.caching import Cached, cached_phase, describe, hold_bytes
 from tl_experiments.training.environment import device_of
 from tl_experiments.training.groups import Told, unwatched
 from tl_experiments.training.history import History
@@ -74,7 +74,10 @@ def fit(
     found: dict[int, Cached] = {}
     trainer: pl.Trainer | None = None
     module: TransferModule | None = None
-    parts.model.to(device_of(accelerator))
+    device = device_of(accelerator)
+    parts.model.to(device)
+    if accelerator == "gpu":
+        parts.data.serve(device, hold_bytes(cfg, device))
     for phase in parts.phases:
         if not phase.last and (phase.end_step < done or (phase.end_step == done and not unvalidated)):
             continue

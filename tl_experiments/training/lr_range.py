@@ -14,6 +14,7 @@ from tl_experiments.records import LrCurve
 from tl_experiments.seeds import derive
 from tl_experiments.strategies.apply import param_groups
 from tl_experiments.training.build import Parts, build
+from tl_experiments.training.caching import hold_bytes
 from tl_experiments.training.environment import autocast, choose_accelerator, choose_precision, device_of, environment
 from tl_experiments.training.identity import arm
 from tl_experiments.training.optimization import build_optimizer
@@ -55,6 +56,8 @@ def _losses(
     """Base rate and training loss of each step."""
     device = device_of(accelerator)
     model = parts.model.to(device)
+    if accelerator == "gpu":
+        parts.data.serve(device, hold_bytes(cfg, device))
     model.begin(phase.phase)
     model.train()
     optimizer = build_optimizer(cfg.optimizer, param_groups(model, phase.phase, 1.0, cfg.optimizer.weight_decay))

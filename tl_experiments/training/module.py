@@ -29,7 +29,7 @@ from tl_experiments.training.memory import (
     split_batch,
 )
 from tl_experiments.training.metrics import Predictions, diverged, first_non_finite
-from tl_experiments.training.optimization import build_optimizer, schedule
+from tl_experiments.training.optimization import build_optimizer, restore_optimizer, schedule
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.randomness import seed_step
 from tl_experiments.training.resume import ResumePoint
@@ -108,7 +108,7 @@ class TransferModule(pl.LightningModule):
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         if self.point is not None:
-            optimizer.load_state_dict(self.point.optimizer)
+            restore_optimizer(optimizer, self.point.optimizer)
         return optimizer
 
     def on_fit_start(self) -> None:
@@ -117,6 +117,7 @@ class TransferModule(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """What holds on to the model's tensors begins here, where they are on their device."""
+        interrupt.take_back()  # Lightning's own would end the process at SIGTERM with exit code 0 and without a point
         self.audit = FreezeAudit(self.model, self.model.layout, self.phase.phase, self.torch_optimizer())
         live = live_statistics(self.model, self.model.layout, self.phase.phase)
         self._before_step, self._before_backward = (Statistics(self.model, live) for _ in range(2))
@@ -253,6 +254,7 @@ class TransferModule(pl.LightningModule):
     # Validation and test
 
     def on_validation_start(self) -> None:
+        interrupt.take_back()
         self._begin_average()
         if self.ema is not None:
             self.ema.swap(self.model)
@@ -265,6 +267,9 @@ class TransferModule(pl.LightningModule):
         if interrupt.requested() is not None:
             self.on_validation_end()  # the weights that train are saved, not their average
         self._end_if_asked()
+
+    def on_test_start(self) -> None:
+        interrupt.take_back()
 
     def on_test_batch_end(self, *_: Any) -> None:
         self._end_if_asked()

@@ -16,14 +16,29 @@ from tl_experiments.errors import ConfigError, first_line
 def build_optimizer(cfg: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
     """The optimizer over ``groups``, each of which carries its own ``lr`` and ``weight_decay``.
 
+    Where all parameters are on a GPU, torch's optimizers are the fused ones.
+
     Raises:
         ConfigError: timm has no such optimizer, or it refuses its arguments.
     """
-    if isinstance(cfg, AdamW):
-        return torch.optim.AdamW(groups, betas=(cfg.betas[0], cfg.betas[1]))
     if isinstance(cfg, Timm):
         return _timm_optimizer(cfg, groups)
-    return torch.optim.SGD(groups, momentum=cfg.momentum, nesterov=cfg.nesterov)
+    # On a CPU it would round differently from what torch takes there by itself
+    fused = True if all(parameter.is_cuda for group in groups for parameter in group["params"]) else None
+    optimizer: torch.optim.Optimizer
+    if isinstance(cfg, AdamW):
+        optimizer = torch.optim.AdamW(groups, betas=(cfg.betas[0], cfg.betas[1]), fused=fused)
+    else:
+        optimizer = torch.optim.SGD(groups, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=fused)
+    # A fused optimizer offers to unscale gradients itself, in which case Lightning refuses to clip them, in bf16 too
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load ``state``, wherever it was taken: a run that goes on elsewhere is fused or not as the device asks."""
+    own = {"fused": optimizer.defaults["fused"]} if "fused" in optimizer.defaults else {}
+    optimizer.load_state_dict({**state, "param_groups": [{**group, **own} for group in state["param_groups"]]})
 
 
 def check_optimizer(cfg: Optimizer) -> None:

@@ -19,18 +19,18 @@ from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.errors import TrainingError, UserError
 from tl_experiments.features.split import split
 from tl_experiments.heads.linear import LinearHead
-from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
+from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
 from tl_experiments.training.account import Trained, make_record, write_start
 from tl_experiments.training.build import OpenImages, Parts, assemble, open_backbone, open_data, open_images
 from tl_experiments.training.caching import Cached, open_activations
 from tl_experiments.training.checkpoint import write_checkpoint
+from tl_experiments.training.disk import check_space
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name, device_of
 from tl_experiments.training.groups import SharedWork
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.model import TransferModel
 from tl_experiments.training.outputs import write_results
-from tl_experiments.training.resume import remove_resume_points
 from tl_experiments.training.solving import solve
 from tl_experiments.training.stacks import Outcome, Probe, Progress, rows_of_metrics, stacks, train_stack
 from tl_experiments.training.summary import summary_lines
@@ -121,6 +121,7 @@ def _open_all(
             data = datasets[key].ordered(cfg.seed, cfg.trainer.batch_size, cfg.trainer.eval_batch_size)
             same = lead is not None and cfg.head == jobs[0][0].head
             parts = assemble(cfg, data, backbone, lead.model.layout if lead is not None and same else None)
+            check_space(cfg, parts, folder)
         except UserError as error:
             yield position, error
             continue

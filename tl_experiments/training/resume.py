@@ -136,12 +136,6 @@ class WritingTimer:
         self._write_s = self._last - self._begun
 
 
-def remove_resume_points(folder: Path) -> None:
-    """A run that is done needs none."""
-    for path in _files(folder):
-        _remove(path)
-
-
 def _damage(path: Path, content: bytes) -> str | None:
     """What is wrong with a point's file, in a few words."""
     if not content:

@@ -137,7 +137,7 @@ class _Run:
             losses = []
             for number, batch in enumerate(self.data.train_batches(first, end), start=first - phase.first_step):
                 features = batch["activations"][0].float()
-                losses.append(heads.step(features, batch["label"].to(self.device), rates[number]))
+                losses.append(heads.step(features, batch["label"], rates[number]))
             self._validate(heads, phase, end, torch.stack(losses).cpu())
             self.step = end
             if self._timer.is_due() or interrupt.requested() is not None:
@@ -247,8 +247,8 @@ class _Run:
         for batch in self.data.eval_loader(split):
             index.append(batch["index"])
             label.append(batch["label"])
-            outputs.append(logits(weight, bias, batch["activations"][0].float()).cpu())
-        return torch.cat(index), torch.cat(label), torch.cat(outputs, dim=1)
+            outputs.append(logits(weight, bias, batch["activations"][0].float()))
+        return torch.cat(index).cpu(), torch.cat(label).cpu(), torch.cat(outputs, dim=1).cpu()
 
 
 @dataclass(frozen=True)
