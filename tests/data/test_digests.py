@@ -16,6 +16,7 @@ from tl_experiments.data import digests
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.digests import file_digests
 from tl_experiments.data.image_folder import open_image_folder
+from tl_experiments.data.sources import open_source
 from tl_experiments.data.transforms import Geometry
 from tl_experiments.errors import DataError
 
@@ -123,7 +124,8 @@ def test_a_second_run_reads_no_image_for_its_fingerprint(
     none, geometry = NoAugmentation(name="none"), Geometry(12, "bilinear", 1.0)
 
     def fingerprint(memory: Path | None) -> str:
-        return TransferDataModule(cfg, none, geometry, **options, digests=memory).spec.fingerprint
+        source = open_source(cfg, digests=memory)
+        return TransferDataModule(cfg, none, geometry, **options, source=source).spec.fingerprint
 
     assert len({fingerprint(tmp_path / "memory"), fingerprint(tmp_path / "memory"), fingerprint(None)}) == 1
     assert len(read) == 2 * 11
