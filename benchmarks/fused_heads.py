@@ -10,25 +10,19 @@ stands beside each ratio: its spread is the noise.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from measure import Report, Row, arguments, fix_threads, ratios, same_side_noise, spread
 from tl_experiments.probes.stack import ProbeStack
 from tl_experiments.probes.updates import AdamW
 
-RESULTS = Path(__file__).parent / "results" / "fused_heads.json"
 DIM, CLASSES = 512, 10
-BARS = {(64, 256): 2.5, (64, 32): 5.0, (1, 256): 1 / 1.3, (1, 32): 1 / 1.3}
+TARGETS = {(64, 256): 2.5, (64, 32): 5.0, (1, 256): 1 / 1.3, (1, 32): 1 / 1.3}
 
 
 def rates(n_heads: int) -> Tensor:
@@ -72,8 +66,8 @@ def seconds(call: Callable[[], object], steps: int) -> float:
     return (clock() - started) / steps
 
 
-def measure(n_heads: int, batch_size: int, threads: int, repeats: int) -> dict[str, float]:
-    torch.set_num_threads(threads)
+def measure(n_heads: int, batch_size: int, repeats: int) -> dict[str, list[float]]:
+    """Seconds a step of each side, the repeats in turns."""
     torch.manual_seed(0)
     features, labels = torch.randn(batch_size, DIM), torch.randint(0, CLASSES, (batch_size,))
     calls = {
@@ -87,39 +81,32 @@ def measure(n_heads: int, batch_size: int, threads: int, repeats: int) -> dict[s
             taken = seconds(call, 1600 // (n_heads + 16))
             if number:
                 times[key].append(taken)
-    medians = {key: statistics.median(each) for key, each in times.items()}
-    return {
-        "heads": n_heads,
-        "batch_size": batch_size,
-        "threads": threads,
-        "together_s": medians["together"],
-        "separate_s": medians["separate"],
-        "speed_up": medians["separate"] / medians["together"],
-        "speed_up_lowest": min(a / b for a, b in zip(times["separate"], times["together"], strict=True)),
-        "limit": BARS[n_heads, batch_size],
-        "together_against_itself": medians["together"] / medians["again"],
-    }
+    return times
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="more than 1 needs a machine without load")
-    args = parser.parse_args()
-    results = [measure(*case, threads, args.repeats) for threads in args.threads for case in BARS]
-    content = {
-        "command": "python benchmarks/fused_heads.py",
-        "machine": {"system": f"{platform.system()} {platform.machine()}", "device": _processor()},
-        "versions": {"torch": version("torch")},
-        "results": results,
-    }
-    RESULTS.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    given = arguments(__doc__, repeats=9).parse_args()
+    fix_threads()
+    torch.set_num_threads(1)
+    report = Report("fused_heads", given.short)
+    for (n_heads, batch_size), target in TARGETS.items():
+        times = measure(n_heads, batch_size, 5 if given.short else given.repeats)
+        name = f"{n_heads} heads" if n_heads > 1 else "1 head"
+        report.details[f"{name}, batch {batch_size}"] = times
+        report.add(
+            Row(
+                bar="b3" if n_heads > 1 else "c2",
+                what=f"{name} of a ModuleDict with fused AdamW, batch {batch_size}" if n_heads > 1 else "a bare loop",
+                peer="one stack of heads" if n_heads > 1 else f"a stack of one head, batch {batch_size}",
+                **spread(ratios(times["separate"], times["together"])),
+                sense=">=",
+                target=target,
+                limit="the same products of matrices: what is saved are calls",
+                noise=same_side_noise(times["together"], times["again"]),
+                remark="512 features, 10 classes, heads only, one thread",
+            )
+        )
+    report.write()
 
 
 if __name__ == "__main__":

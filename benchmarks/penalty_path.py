@@ -10,16 +10,10 @@ thread's own time, in turns; our path against itself is the noise.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
-import statistics
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before anything that reads it is imported
 
@@ -33,10 +27,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional
 
+from measure import Report, Row, arguments, ratios, same_side_noise, spread
 from tl_experiments.probes.logistic import logistic_path
 from tl_experiments.probes.ridge import ridge_path
 
-RESULTS = Path(__file__).parent / "results" / "penalty_path.json"
 N, CLASSES = 1000, 10
 PENALTIES = np.logspace(-6, 2, 64).tolist()
 Heads = tuple[Tensor, Tensor]
@@ -71,8 +65,8 @@ def _stacked(heads: list[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> He
     return torch.from_numpy(np.stack(weight)), torch.from_numpy(np.stack(bias))
 
 
-def in_turns(calls: dict[str, Callable[[], Heads]], repeats: int) -> tuple[dict[str, float], dict[str, Heads]]:
-    """Medians in seconds, and what the last calls gave."""
+def in_turns(calls: dict[str, Callable[[], Heads]], repeats: int) -> tuple[dict[str, list[float]], dict[str, Heads]]:
+    """Seconds of each, and what the last calls gave."""
     times: dict[str, list[float]] = {key: [] for key in calls}
     found = {}
     for number in range(repeats + 1):
@@ -81,7 +75,7 @@ def in_turns(calls: dict[str, Callable[[], Heads]], repeats: int) -> tuple[dict[
             found[key] = call()
             if number:
                 times[key].append(time.thread_time() - started)
-    return {key: statistics.median(each) for key, each in times.items()}, found
+    return times, found
 
 
 def objectives(heads: Heads, x: Tensor, y: Tensor) -> list[float]:
@@ -98,29 +92,55 @@ def accuracies(heads: Heads, x: Tensor, y: Tensor) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    given = arguments(__doc__).parse_args()
+    repeats = 3 if given.short else given.repeats
     torch.set_num_threads(1)
     warnings.simplefilter("error", ConvergenceWarning)
+    report = Report("penalty_path", given.short)
     x, y, test_x, test_y = data()
     features, labels = torch.from_numpy(x), torch.from_numpy(y)
     single, test = features.float(), (torch.from_numpy(test_x), torch.from_numpy(test_y))
-    logistic, heads = in_turns(
+
+    def enter(head: str, times: dict[str, list[float]], side: str, remark: str) -> None:
+        report.add(
+            Row(
+                bar="b4",
+                what=f"{head}: {side.replace('_', ' ')}",
+                peer=f"{head}: 64 penalties together",
+                **spread(ratios(times[side], times["together"])),
+                sense=">=",
+                target=3,
+                limit="the decomposition of the features is shared",
+                noise=same_side_noise(times["together"], times["again"]),
+                remark=remark,
+            )
+        )
+
+    times, heads = in_turns(
         {
             "together": lambda: logistic_path(single, labels, CLASSES, PENALTIES),
             "again": lambda: logistic_path(single, labels, CLASSES, PENALTIES),
             "scikit_learn": lambda: sklearn_logistic(x, y),
-            "scikit_learn_float32": lambda: sklearn_logistic(x.astype(np.float32), y),
+            "scikit_learn_in_float32": lambda: sklearn_logistic(x.astype(np.float32), y),
         },
         repeats,
     )
     lowest = objectives(logistic_path(features, labels, CLASSES, PENALTIES, tolerance=1e-8), features, labels)
-    for key in ("together", "scikit_learn", "scikit_learn_float32"):
-        own, accuracy = objectives(heads[key], features, labels), accuracies(heads[key], *test)
-        logistic[f"{key}_excess_loss"] = max(one / least - 1 for one, least in zip(own, lowest, strict=True))
-        logistic[f"{key}_best_accuracy"] = max(accuracy)
-    ridge, heads = in_turns(
+    best, excess = {}, {}
+    for key in ("together", "scikit_learn", "scikit_learn_in_float32"):
+        own = objectives(heads[key], features, labels)
+        best[key] = max(accuracies(heads[key], *test))
+        excess[key] = max(one / least - 1 for one, least in zip(own, lowest, strict=True))
+    report.details["logistic"] = {"seconds": times, "best_accuracy": best, "loss_above_the_minimum": excess}
+    for side in ("scikit_learn", "scikit_learn_in_float32"):
+        told = f"best test accuracy {best['together']:.3f} against {best[side]:.3f}"
+        enter(
+            "softmax regression",
+            times,
+            side,
+            f"{told}; {excess['together']:.1e} and {excess[side]:.1e} above the minimum",
+        )
+    times, heads = in_turns(
         {
             "together": lambda: ridge_path(features, labels, CLASSES, PENALTIES),
             "again": lambda: ridge_path(features, labels, CLASSES, PENALTIES),
@@ -129,27 +149,9 @@ def main() -> None:
         repeats,
     )
     torch.testing.assert_close(heads["together"], heads["scikit_learn"], rtol=1e-6, atol=1e-9)
-    content = {
-        "command": "python benchmarks/penalty_path.py",
-        "machine": {"system": f"{platform.system()} {platform.machine()}", "device": _processor(), "threads": 1},
-        "versions": {package: version(package) for package in ("torch", "scikit-learn")},
-        "problem": {"images": N, "features": x.shape[1], "classes": CLASSES, "penalties": len(PENALTIES)},
-        "results": {"logistic": _with_ratios(logistic), "ridge": _with_ratios(ridge)},
-    }
-    RESULTS.write_text(json.dumps(content, indent=2) + "\n")
-
-
-def _with_ratios(times: dict[str, float]) -> dict[str, float]:
-    sides = {key: value for key, value in times.items() if key.startswith("scikit") and key + "_best_accuracy" in times}
-    sides = sides or {"scikit_learn": times["scikit_learn"]}
-    ratios = {f"speed_up_over_{key}": value / times["together"] for key, value in sides.items()}
-    return {**times, **ratios, "limit": 3.0, "together_against_itself": times["together"] / times["again"]}
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    report.details["ridge"] = {"seconds": times}
+    enter("ridge", times, "scikit_learn", "equal to 1e-6")
+    report.write()
 
 
 if __name__ == "__main__":
