@@ -11,7 +11,7 @@ from tl_experiments.analysis.results import Comparison
 from tl_experiments.analysis.tables import table_csv, table_markdown
 from tl_experiments.analysis.terminal import show
 from tl_experiments.errors import UserError
-from tl_experiments.records import write_atomically
+from tl_experiments.records import remove_stale_temporaries, write_atomically
 
 __all__ = ["compare", "show"]
 
@@ -46,6 +46,7 @@ def _compute(found: Found, target: Path) -> Comparison:
         raise UserError(str(target.parent), "only debug runs, whose numbers are no result", "run without debug=")
     comparison = replace(compare_records(records, lost), key=found.key)
     # The JSON comes last: where it stands, the tables of the same key stand too.
+    remove_stale_temporaries(target)
     write_atomically(target / CSV_FILE, table_csv(comparison))
     write_atomically(target / MARKDOWN_FILE, table_markdown(comparison))
     write_atomically(target / COMPARISON_FILE, comparison.to_json())
