@@ -22,6 +22,7 @@ SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
 START_FILE = "start.json"  # what is known when a run begins; trackers follow it, and metrics.jsonl, and the record
 METRICS_FILE = "metrics.jsonl"
+STACKS_FOLDER = "stacks"  # of a sweep: resume points of runs that are trained in one computation
 
 # Config keys that change no result: where a job runs, who watches, where it is written.
 NOT_IN_THE_RESULT = frozenset(

@@ -154,6 +154,7 @@ class _Saver:
         self._cfg, self._parts, self._history = cfg, parts, history
         self._timer = WritingTimer(cfg.trainer.resume_interval_s)
         self._run = {
+            "way": f"feature_cache={cfg.feature_cache.name}",
             "job": job_id(cfg),
             "data": parts.data.spec.fingerprint,
             "weights": parts.weights.sha256 or parts.weights.source,
