@@ -87,9 +87,8 @@ def train_probes(
             begun = time.perf_counter()
             train = solve if stack[0].cfg.head.is_solved else train_stack
             ended = dict(zip((probe.position for probe in stack), train(stack, cached.data, progress), strict=True))
-            seconds = (
-                time.perf_counter() - begun + (group.started - stack[0].history.started)
-            )  # and of earlier attempts
+            earlier = group.started - stack[0].history.started  # what a resume point brought
+            seconds = earlier + time.perf_counter() - begun
             write = partial(_finish, group=group, seconds=prepared + seconds / len(stack), notes=cached.notes)
             results = []
             for probe in mine:
