@@ -23,9 +23,10 @@ from tl_experiments.features.keys import ActivationFacts, activation_key
 from tl_experiments.features.memory_table import MemoryTable
 from tl_experiments.features.rows import Column, columns_of, rounding, row_bytes
 from tl_experiments.features.split import Split, split
-from tl_experiments.training.build import Parts, store_of
+from tl_experiments.training.build import Parts
 from tl_experiments.training.environment import autocast, device_of
 from tl_experiments.training.phases import PhaseSteps
+from tl_experiments.training.storage import store_of
 from tl_experiments.types import Batch
 
 # Bytes that are read and floating-point operations that are done in the same time, as a rule of thumb: 1 GB/s from a
