@@ -188,7 +188,7 @@ class _Counter:
 
 
 def table(plan: Plan) -> str:
-    """The plan as lines: a row for tasks of the same kind."""
+    """The plan as lines: a caption, then a row for tasks of the same kind."""
     rows: dict[str, list[tuple[Task, Cost]]] = defaultdict(list)
     for task, cost in zip(plan.tasks, plan.costs, strict=True):
         rows[_label(task)].append((task, cost))
@@ -200,7 +200,7 @@ def table(plan: Plan) -> str:
         label = f"{len(rows) - _ROWS_SHOWN} more kinds"
         lines.append(_line(label, [task for task, _ in rest], sum((cost for _, cost in rest), Cost())))
     lines.append(_line(f"all, {plan.at_once} at once" if plan.at_once > 1 else "all", plan.tasks, plan.total))
-    return aligned(lines)
+    return f"at most, were nothing kept yet:\n{aligned(lines)}"
 
 
 def comparison(plan: Plan, records: Iterable[RunRecord], seconds: float) -> str:
