@@ -174,7 +174,7 @@ class RunRecord:
         arm: What is compared: ``dataset``, ``backbone``, ``head``, ``freeze_strategy``, each as a short text.
         seed: Seed of head, data order and label subset.
         classes: Class names in label order.
-        data: ``fingerprint``, ``listing``, ``sizes`` (images a split), ``labels_spent`` (train + val), ``notes``.
+        data: ``fingerprint``, ``sizes`` (images a split), ``labels_spent`` (train + val), ``notes``.
         metrics: Split (``val``, ``test``) -> metric (``accuracy``, ``macro_f1``, ``nll``) -> value. Val selected the
             epoch; test was read once, after that.
         best_step: Optimizer step of the weights that were kept (0: before the last phase's first step).

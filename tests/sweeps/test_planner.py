@@ -125,6 +125,7 @@ def test_a_dry_run_prices_and_runs_nothing(tmp_path, monkeypatch, capsys):
         assert ended.value.code == 0
         out = capsys.readouterr().out
         assert re.match(rf"outputs/dry: {jobs} jobs? to run", out)
+        assert out.splitlines()[1] == "at most, were nothing kept yet:"
         assert "?" not in out  # every price was measured
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == [".cache"]
     prices = json.loads((tmp_path / "outputs" / ".cache" / "costs.json").read_text())["prices"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from functools import partial
 
@@ -265,3 +266,24 @@ def test_jobs_of_a_stack_that_are_done_take_part_and_are_not_written(probe, tmp_
 
 def contents(folder):
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("trainer.compile_backend=eager", "trainer.compile_backend"),
+        ("feature_cache=off", "feature_cache=off"),
+        ("augmentation=mixup", "augmentation=mixup mixes images"),
+        ("augmentation=flip_crop", "augmentation=flip_crop makes each view anew (feature_cache.views=k would keep k)"),
+    ],
+)
+def test_a_head_that_trains_alone_says_why(probe, tmp_path, caplog, monkeypatch, override, reason):
+    caplog.set_level("INFO", "tl_experiments")
+    monkeypatch.setattr(logging.getLogger("tl_experiments"), "propagate", True)
+    cfg = probe(override, "trainer.max_epochs=1")
+    assert group_key(cfg) is None
+    run(cfg, tmp_path / "alone")
+    assert [line for line in caplog.messages if line.startswith("trains alone")] == [f"trains alone: {reason}"]
+    caplog.clear()
+    run(probe(override, "trainer.max_epochs=1", "freeze_strategy=full"), tmp_path / "full")
+    assert not [line for line in caplog.messages if line.startswith("trains alone")]

@@ -47,15 +47,16 @@ class CachedData:
             activations.ensure(np.concatenate([items, val]) if activations is self.evaluation else items)
         self.evaluation.ensure(val)
 
-    def ensure_all(self, datasets: Sequence[TransferDataModule]) -> None:
-        """Encode all images that runs over these divisions of the dataset look at."""
-        train = np.unique(np.concatenate([data.items("train") for data in datasets]))
-        seen = np.unique(np.concatenate([data.items(split) for data in datasets for split in ("val", "test")]))
+    def ensure_all(self, runs: Sequence[tuple[TransferDataModule, int]]) -> None:
+        """Encode all images that runs over these divisions of the dataset, of so many epochs, look at."""
+        seen = [data.items(split) for data, _ in runs for split in ("val", "test")]
         if self.evaluation in self.training:
-            seen = np.union1d(train, seen)
-        self.evaluation.ensure(seen)
-        for activations in self.training:
-            activations.ensure(train)
+            seen += [data.items("train") for data, _ in runs]
+        self.evaluation.ensure(np.unique(np.concatenate(seen)))
+        for view, activations in enumerate(self.training):
+            train = [data.items("train") for data, epochs in runs if epochs > view]
+            if train:
+                activations.ensure(np.unique(np.concatenate(train)))
 
     def train_batches(self, first_step: int, end_step: int) -> Batches:
         """As ``TransferDataModule.train_batches``."""

@@ -12,7 +12,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from tl_experiments.config.datasets import CutMix, MixUp
 from tl_experiments.config.running import FeatureCacheAuto
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.device import to_device
@@ -23,16 +22,17 @@ from tl_experiments.features.keys import ActivationFacts, activation_key
 from tl_experiments.features.memory_table import MemoryTable
 from tl_experiments.features.rows import Column, columns_of, rounding, row_bytes
 from tl_experiments.features.split import Split, split
-from tl_experiments.training.build import Parts, store_of
+from tl_experiments.training.build import Parts
 from tl_experiments.training.environment import autocast, device_of
+from tl_experiments.training.groups import LEAST_VISITS, why_live
 from tl_experiments.training.phases import PhaseSteps
+from tl_experiments.training.storage import store_of
 from tl_experiments.types import Batch
 
 # Bytes that are read and floating-point operations that are done in the same time, as a rule of thumb: 1 GB/s from a
 # disk to 50 GFLOP/s of a core; 10 GB/s from memory to 20 TFLOP/s of a GPU. No measurement, so that the same run takes
 # the same way everywhere.
 _FLOPS_A_BYTE = {"cpu": 50, "gpu": 2000}
-_LEAST_VISITS = 1.5  # of each image: encoding costs one
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ def cached_phase(cfg: TrainConfig, parts: Parts, phase: PhaseSteps, accelerator:
 
     The model stands on its device and has begun the phase; its frozen part is as the phase will use it.
     """
-    if reason := _rules_out(cfg):
+    if reason := why_live(cfg):
         return reason
     if phase.phase.lr_multiplier.keys() >= parts.model.layout.blocks[0].parameters.keys():
         return "nothing is frozen"
-    if _visits(parts, phase) < _LEAST_VISITS:
+    if _visits(parts, phase) < LEAST_VISITS:
         return "the phase sees most images once"
     cut = split(parts.model, phase.phase)
     if isinstance(cut, str):
@@ -133,16 +133,6 @@ def _rounding(parts: Parts, cut: Split, columns: Sequence[Column], accelerator: 
     images = parts.data.images(parts.data.items("train")[: encoding_batch(device_of(accelerator))])
     with torch.no_grad(), autocast(accelerator, precision):
         return rounding(cut.prefix(to_device(images, device_of(accelerator))), columns)
-
-
-def _rules_out(cfg: TrainConfig) -> str | None:
-    if not isinstance(cfg.feature_cache, FeatureCacheAuto):
-        return "feature_cache=off"
-    if isinstance(cfg.augmentation, (MixUp, CutMix)):
-        return f"augmentation={cfg.augmentation.name} mixes images"
-    if _augmented(cfg) and cfg.feature_cache.views is None:
-        return f"augmentation={cfg.augmentation.name} makes each view anew (feature_cache.views=k would keep k)"
-    return None
 
 
 def _augmented(cfg: TrainConfig) -> bool:
