@@ -20,7 +20,8 @@ from tl_experiments.cache.locks import signature
 from tl_experiments.cache.segments import range_end
 from tl_experiments.cache.store import Store
 from tl_experiments.cache.table import Table, fill_together
-from tl_experiments.errors import UserError
+from tl_experiments.errors import StorageError
+from tl_experiments.training.ending import how_it_ended
 
 BYTES = 100
 
@@ -175,8 +176,10 @@ def test_a_full_disk_is_one_line_and_costs_no_row_that_was_there(store, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"rows: cannot be written \(No space left on device\) -> free some space"):
+    expected = r"rows: cannot be written \(No space left on device\) -> free some space"
+    with pytest.raises(StorageError, match=expected) as error:
         table.fill(np.arange(10), Maker())
+    assert how_it_ended(error.value)[0] == "interrupted"  # the same command goes on
     monkeypatch.undo()
     assert list(table.folder.glob(".*")) == []
     again = _open(store)
@@ -198,7 +201,7 @@ def small_disk(tmp_path: Path):
 
 def test_a_small_disk_runs_full(small_disk):
     table = Table(small_disk / "rows", 10_000, "{}")
-    with pytest.raises(UserError, match="No space left on device"):
+    with pytest.raises(StorageError, match="No space left on device"):
         table.fill(np.arange(1000), Maker(10_000))
     kept = 1000 - len(table.missing(np.arange(1000)))
     assert kept == 128

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 
 from tl_experiments.cache.locks import Held, try_hold
 from tl_experiments.cache.segments import Indices, Rows, Segment, new_segments, ranges, write_segment
-from tl_experiments.errors import UserError
+from tl_experiments.errors import StorageError, UserError
 from tl_experiments.records import write_atomically
 
 ABOUT_FILE = "about.json"
@@ -63,7 +64,8 @@ class Table:
             Number of rows made by this process.
 
         Raises:
-            UserError: The folder cannot be written: the disk is full, for example.
+            StorageError: The disk is full.
+            UserError: The folder cannot be written.
         """
         return fill_together([self], indices, lambda items: [make(items)], self.folder / "locks")
 
@@ -175,6 +177,7 @@ def fill_together(
         Number of items that this process made.
 
     Raises:
+        StorageError: The disk is full.
         UserError: A table's folder cannot be written.
     """
     made, left = 0, list(ranges(_missing(tables, np.unique(indices))))
@@ -230,4 +233,5 @@ def _hold(locks: Path, first: int) -> Held | None:
 
 def _not_written(folder: Path, error: OSError) -> UserError:
     fix = "free some space (tl cache clear), or feature_cache.dir= on another disk"
-    return UserError(str(folder), f"cannot be written ({error.strerror})", fix)
+    kind = StorageError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
+    return kind(str(folder), f"cannot be written ({error.strerror})", fix)
