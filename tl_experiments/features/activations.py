@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -22,6 +22,7 @@ Indices = NDArray[np.int64]
 Images = Callable[[Indices], Tensor]
 
 _PIECE_BYTES = 64 << 20  # on the way to the device at once
+_IMAGE_BATCHES = 4  # of images that are asked for at once: all that are missing may not fit into memory
 
 
 @dataclass
@@ -89,11 +90,19 @@ class Activations:
     def _encode(self, indices: Indices) -> NDArray[np.uint8]:
         batch, found = encoding_batch(self.device), []
         with torch.no_grad(), self.precision():
-            for part in self.images(indices).split(batch):
-                interrupt.check()
+            for part in self._image_batches(indices, batch):
                 n = len(part)
                 padding = part.new_zeros(batch - n, *part.shape[1:])
                 images = to_device(torch.cat([part, padding]) if n < batch else part, self.device)
                 found.append(tuple(tensor[:n] for tensor in self.prefix(images)))
         # Only now: reading from a GPU waits for it
         return np.concatenate([to_rows(activations, self.columns) for activations in found])
+
+    def _image_batches(self, indices: Indices, batch: int) -> Iterator[Tensor]:
+        """``batch`` images each, the last perhaps fewer; a signal that has come ends it."""
+        count = _IMAGE_BATCHES * batch
+        for start in range(0, len(indices), count):
+            interrupt.check()
+            for part in self.images(indices[start : start + count]).split(batch):
+                interrupt.check()
+                yield part
