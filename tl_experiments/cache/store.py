@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tl_experiments import interrupt
 from tl_experiments.cache.locks import holder, try_hold
 from tl_experiments.cache.segments import INDEX_BYTES, Segment
 from tl_experiments.cache.table import ABOUT_FILE, Table
@@ -190,6 +191,7 @@ class Store:
     def _alone(self) -> Iterator[None]:
         """Opening and removing are done by one process at a time."""
         while (held := try_hold(self.folder / ".lock")) is None:
+            interrupt.check()
             time.sleep(0.01)
         with held:
             yield

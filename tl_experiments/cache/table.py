@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tl_experiments import interrupt
 from tl_experiments.cache.locks import Held, try_hold
 from tl_experiments.cache.segments import Indices, Rows, Segment, new_segments, ranges, write_segment
 from tl_experiments.errors import StorageError, UserError
@@ -66,6 +67,7 @@ class Table:
         Raises:
             StorageError: The disk is full.
             UserError: The folder cannot be written.
+            Interrupted: A signal has asked for it; what is written stays.
         """
         return fill_together([self], indices, lambda items: [make(items)], self.folder / "locks")
 
@@ -179,6 +181,7 @@ def fill_together(
     Raises:
         StorageError: The disk is full.
         UserError: A table's folder cannot be written.
+        Interrupted: A signal has asked for it; what is written stays.
     """
     made, left = 0, list(ranges(_missing(tables, np.unique(indices))))
     while left:
@@ -191,6 +194,7 @@ def fill_together(
             with held:
                 made += _fill_range(tables, first, items, make)
         if len(others) == len(left):
+            interrupt.check()
             time.sleep(_WAIT_S)
         left = [(first, rest) for first, items in others if len(rest := _missing(tables, items))]
     with suppress(OSError):
@@ -206,6 +210,7 @@ def _fill_range(tables: Sequence[Table], first: int, items: Indices, make: Calla
     missing = _missing(tables, items)
     count = max(_FEWEST_ROWS, _PIECE_BYTES // sum(table.row_bytes for table in tables))
     for start in range(0, len(missing), count):
+        interrupt.check()
         piece = missing[start : start + count]
         made = make(piece)
         for table, rows in zip(tables, made, strict=True):

@@ -47,14 +47,15 @@ class CachedData:
             activations.ensure(np.concatenate([items, val]) if activations is self.evaluation else items)
         self.evaluation.ensure(val)
 
-    def ensure_all(self, datasets: Sequence[TransferDataModule]) -> None:
-        """Encode all images that runs over these divisions of the dataset look at."""
+    def ensure_all(self, datasets: Sequence[TransferDataModule], epochs: int) -> None:
+        """Encode all images that runs of so many epochs over these divisions of the dataset look at."""
         train = np.unique(np.concatenate([data.items("train") for data in datasets]))
         seen = np.unique(np.concatenate([data.items(split) for data in datasets for split in ("val", "test")]))
-        if self.evaluation in self.training:
+        views = self.training[:epochs]
+        if any(view is self.evaluation for view in views):
             seen = np.union1d(train, seen)
         self.evaluation.ensure(seen)
-        for activations in self.training:
+        for activations in views:
             activations.ensure(train)
 
     def train_batches(self, first_step: int, end_step: int) -> Batches:

@@ -158,7 +158,7 @@ def _with_a_linear_head(probe: Probe) -> tuple[TransferModel, Phase]:
 def _encode(cached: Cached, probes: Sequence[Probe]) -> dict[str, Any]:
     """Encode what is missing of all runs' images; returns what that took."""
     begun = time.perf_counter()
-    cached.data.ensure_all([probe.parts.data for probe in probes])
+    cached.data.ensure_all([probe.parts.data for probe in probes], max(p.cfg.trainer.max_epochs for p in probes))
     seconds = time.perf_counter() - begun
     logger.info("features  %d images encoded in %.1f s, the rest was there", cached.data.encoded, seconds)
     decoded = cached.data.data.images_decoded
