@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tl_experiments import interrupt
+from tl_experiments.data.device import Room
 from tl_experiments.features import activations, encoding, memory_table
 from tl_experiments.features.activations import Activations
 from tl_experiments.features.encoding import compiled, compiling_pays, encoding_batch
@@ -110,7 +111,7 @@ def test_rows_do_not_depend_on_what_was_asked_with_them(
             lambda items: images[items],
             nullcontext,
             CPU,
-            hold_bytes,
+            Room(hold_bytes),
         )
         for items in asked:
             found.ensure(np.array(items))
@@ -132,7 +133,7 @@ class _Counted:
         self.images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (n, 3, 2, 2), dtype=np.uint8))
         self.asked: list[int] = []
         column = columns_of([torch.zeros(1, row_bytes // 4)])
-        self.kept = Activations(MemoryTable(row_bytes), column, self._means, self._some, nullcontext, CPU, 0)
+        self.kept = Activations(MemoryTable(row_bytes), column, self._means, self._some, nullcontext, CPU, Room(0))
 
     def _means(self, images: Tensor) -> tuple[Tensor]:
         columns = self.kept.columns[0].shape[0]
@@ -180,3 +181,22 @@ def test_a_signal_ends_it_before_more_images_are_asked_for() -> None:
     with interrupt.installed(), interrupt.postponed(), pytest.raises(interrupt.Interrupted):
         counted.kept.ensure(np.arange(1000))
     assert counted.asked == [4 * encoding_batch(CPU)]
+
+
+def test_tables_of_a_phase_share_the_room_and_give_it_back() -> None:
+    room = Room(1000)
+    first, second = _Counted(200), _Counted(200)
+    for one in (first, second):
+        one.kept.room = room
+        one.kept.ensure(np.arange(100))
+    assert room.left == 200
+    for number, left in ((150, 0), (200, 600)):  # all that were asked for are held, or none
+        first.kept.ensure(np.arange(number))
+        assert room.left == left
+    for one in (first, second):
+        found = one.kept.batch(np.arange(100))[0].numpy().ravel()
+        np.testing.assert_allclose(found, one.images.numpy().reshape(200, -1).mean(1)[:100], rtol=1e-6)
+    second.kept.close()
+    assert room.left == 1000
+    assert second.kept.encoded == 100
+    assert second.kept.table.fill(np.arange(3), lambda items: np.zeros((3, 4), np.uint8)) == 3

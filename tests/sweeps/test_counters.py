@@ -16,6 +16,7 @@ from tests.sweeps.test_sweep import job
 from tl_experiments.records import RunRecord
 from tl_experiments.sweeps.ledger import Ledger
 from tl_experiments.sweeps.sweep import run_sweep
+from tl_experiments.training.build import store_of
 from tl_experiments.training.run import run
 
 ONE_THREAD = "executor.threads_per_job=1"
@@ -99,11 +100,29 @@ def _opened_by(command, tmp_path):
 
 
 def test_with_augmentation_an_image_is_encoded_once_a_view(of_photos, tmp_path):
-    views = ["augmentation=flip_crop", "feature_cache.views=3"]
+    views = ["augmentation=flip_crop", "feature_cache.views=3", "trainer.max_epochs=3"]
     jobs = [job(of_photos(*views, f"optimizer.lr={lr}")) for lr in (0.1, 0.01, 0.001)]
     assert run_sweep(jobs, tmp_path, "views").ok == 3
     # train three times, val and test as they are
     assert total(records(tmp_path, jobs), "images_encoded") == 3 * 24 + 24 + 24
+
+
+@pytest.mark.parametrize("shots", [(1, 4), (4, 1)])
+def test_room_is_made_for_the_images_of_all_heads(of_photos, tmp_path, shots):
+    configs = [of_photos(f"dataset.shots={n}") for n in shots]
+    jobs = [job(config) for config in configs]
+    assert run_sweep(jobs, tmp_path, "room").ok == 2
+    (entry,) = [one for one in store_of(configs[0]).entries() if one.about["kind"] == "activations"]
+    encoded = total(records(tmp_path, jobs), "images_encoded")
+    assert entry.rows == encoded == entry.reserved_bytes // (entry.row_bytes + 8)
+
+
+def test_views_that_no_epoch_shows_are_not_made(of_photos, tmp_path):
+    """Heads that are trained together, the longest for two epochs."""
+    views = ["augmentation=flip_crop", "feature_cache.views=3"]
+    jobs = [job(of_photos(*views, f"trainer.max_epochs={epochs}")) for epochs in (1, 2)]
+    assert run_sweep(jobs, tmp_path, "views").ok == 2
+    assert total(records(tmp_path, jobs), "images_encoded") == 2 * 24 + 24 + 24
 
 
 @pytest.mark.parametrize(("strategy", "epochs"), [("last_n_blocks", 3), ("feature_extraction", 3), ("lp_ft", 6)])

@@ -38,6 +38,10 @@ class MemoryTable:
             self._items, self._rows = items, rows
         return int(missing.size)
 
+    def close(self) -> None:
+        """Forget the rows."""
+        self._items, self._rows = self._items[:0].copy(), self._rows[:0].copy()
+
     def read(self, indices: Indices, out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """``(n, row_bytes)``, put into ``out`` where it is given."""
         return np.take(self._rows, np.searchsorted(self._items, indices), axis=0, out=out, mode="clip")

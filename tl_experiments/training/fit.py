@@ -83,6 +83,8 @@ def fit(
             continue
         inside = point if point is not None and phase.first_step < point.step else None
         parts.model.begin(phase.phase)
+        for earlier in found.values():
+            earlier.data.close()
         with _ending(module):
             cached = cached_phase(cfg, parts, phase, accelerator, precision)
         if line := describe(cached):

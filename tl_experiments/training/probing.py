@@ -17,6 +17,7 @@ from tl_experiments.backbones.timm_backbone import TimmBackbone
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.errors import TrainingError, UserError
+from tl_experiments.features.batches import count_items
 from tl_experiments.features.split import split
 from tl_experiments.heads.linear import LinearHead
 from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
@@ -71,7 +72,7 @@ def train_probes(
         logger.info(line)
     if len(probes) > 1:
         logger.info("together  %d heads on the same features; the lines above are those of the first", len(probes))
-    cached = _features(lead, accelerator, precision)
+    cached = _features(lead, accelerator, precision, count_items([probe.parts.data for probe in probes]))
     for note in cached.notes:
         logger.info("note      %s", note)
     with interrupt.postponed(), ThreadPoolExecutor(_WRITERS) as writers:
@@ -131,7 +132,7 @@ def _open_all(
         yield Probe(position, job_id(cfg), cfg, parts, history)
 
 
-def _features(lead: Probe, accelerator: str, precision: str) -> Cached:
+def _features(lead: Probe, accelerator: str, precision: str, items: int) -> Cached:
     """Where the features of the frozen backbone are kept."""
     model, phase = lead.parts.model, lead.parts.phases[0].phase
     if not model.layout.head.parameters:  # the cut is before what trains
@@ -139,7 +140,7 @@ def _features(lead: Probe, accelerator: str, precision: str) -> Cached:
     model.begin(phase)
     model.eval()
     cut = split(model, phase)
-    cached = cut if isinstance(cut, str) else open_activations(lead.cfg, lead.parts, cut, accelerator, precision)
+    cached = cut if isinstance(cut, str) else open_activations(lead.cfg, lead.parts, cut, accelerator, precision, items)
     if isinstance(cached, str):
         raise TrainingError("feature_cache", cached, "head=linear feature_cache=off computes features in every step")
     return cached
