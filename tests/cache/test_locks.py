@@ -87,6 +87,7 @@ def test_only_the_file_servers_clock_counts(ahead_s, tmp_path, monkeypatch):
     entry = {"host": "elsewhere", "pid": 1, "started": 5, "since": 0.0}
     ours = time.time
     monkeypatch.setattr(time, "time", lambda: ours() + ahead_s)
+    monkeypatch.setattr(time, "time_ns", lambda: int((ours() + ahead_s) * 1e9))
     fresh, old = tmp_path / "fresh", tmp_path / "old"
     fresh.write_text(json.dumps(entry))
     old.write_text(json.dumps(entry))
