@@ -23,6 +23,7 @@ from tl_experiments.sweeps.sweep import run_sweep
 from tl_experiments.sweeps.tasks import make_tasks
 from tl_experiments.training.preflight import Datasets
 from tl_experiments.training.run import run
+from tl_experiments.training.storage import store_of
 
 ONE_THREAD = "executor.threads_per_job=1"
 
@@ -138,6 +139,24 @@ def test_a_plan_counts_each_view_as_the_runs_do(of_photos, tmp_path, kinds, enco
     assert [cost.encoded for cost in plan.costs] == encoded
     found = [run(one.config, tmp_path / one.id) for one in jobs]
     assert [record.work["images_encoded"] for record in found] == encoded
+
+
+@pytest.mark.parametrize("shots", [(1, 4), (4, 1)])
+def test_room_is_made_for_the_images_of_all_heads(of_photos, tmp_path, shots):
+    configs = [of_photos(f"dataset.shots={n}") for n in shots]
+    jobs = [job(config) for config in configs]
+    assert run_sweep(jobs, tmp_path, "room").ok == 2
+    (entry,) = [one for one in store_of(configs[0]).entries() if one.about["kind"] == "activations"]
+    encoded = total(records(tmp_path, jobs), "images_encoded")
+    assert entry.rows == encoded == entry.reserved_bytes // (entry.row_bytes + 8)
+
+
+def test_views_that_no_epoch_shows_are_not_made(of_photos, tmp_path):
+    """Heads that are trained together, the longest for two epochs."""
+    views = ["augmentation=flip_crop", "feature_cache.views=3"]
+    jobs = [job(of_photos(*views, f"trainer.max_epochs={epochs}")) for epochs in (1, 2)]
+    assert run_sweep(jobs, tmp_path, "views").ok == 2
+    assert total(records(tmp_path, jobs), "images_encoded") == 2 * 24 + 24 + 24
 
 
 @pytest.mark.parametrize(("strategy", "epochs"), [("last_n_blocks", 3), ("feature_extraction", 3), ("lp_ft", 6)])

@@ -103,6 +103,12 @@ def test_a_book_is_remembered_and_a_damaged_one_begun_anew(job, tmp_path, book):
     assert CostBook(path, "cpu", 1).price(one) == Price()
 
 
+def test_prices_that_find_no_room_are_not_remembered(job, tmp_path, book, full_disk):
+    book.learn(job().config, Price(train_s=1.0))
+    book.write()
+    assert list(tmp_path.glob("*costs*")) == []
+
+
 def test_prices_are_learnt_from_what_tasks_took(job, book, tiny, tmp_path):
     full = job("freeze_strategy=full", "backbone.weights=random")
     run_sweep([full], tmp_path / "sweep", "full")

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from tl_experiments.config.running import FeatureCacheAuto
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.data.device import to_device
+from tl_experiments.data.device import Room, to_device
 from tl_experiments.features.activations import Activations
-from tl_experiments.features.batches import CachedData
+from tl_experiments.features.batches import CachedData, count_items
 from tl_experiments.features.encoding import compiled, compiling_pays, encoding_batch
 from tl_experiments.features.keys import ActivationFacts, activation_key
 from tl_experiments.features.memory_table import MemoryTable
@@ -70,11 +70,13 @@ def cached_phase(cfg: TrainConfig, parts: Parts, phase: PhaseSteps, accelerator:
     cut = split(parts.model, phase.phase)
     if isinstance(cut, str):
         return cut
-    return open_activations(cfg, parts, cut, accelerator, precision)
+    return open_activations(cfg, parts, cut, accelerator, precision, count_items([parts.data]))
 
 
-def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: str, precision: str) -> Cached | str:
-    """The tables of a cut, or in a few words why they are no use."""
+def open_activations(
+    cfg: TrainConfig, parts: Parts, cut: Split, accelerator: str, precision: str, items: int
+) -> Cached | str:
+    """The tables of a cut, each for so many items, or in a few words why they are no use."""
     assert isinstance(cfg.feature_cache, FeatureCacheAuto)
     data, device = parts.data, device_of(accelerator)
     dtype = getattr(torch, cfg.feature_cache.dtype) if cfg.feature_cache.dtype else None
@@ -92,9 +94,10 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
         kept = f"Activations kept as {cfg.feature_cache.dtype}"
         notes = (f"{kept}: they differ by up to {share:.1e} of their largest value.",)
     views: Sequence[int | None] = range(cfg.feature_cache.views or 0) if _augmented(cfg) else [None]
-    store, rows = store_of(cfg), min(data.n_items, sum(data.spec.sizes.values()))
-    compiles = compiling_pays(device, sum(data.spec.sizes.values()))
+    store, compiles = store_of(cfg), compiling_pays(device, items)
     prefix = compiled(cut.prefix) if compiles else cut.prefix
+    room = Room(hold_bytes(cfg, device))  # one for all views
+    memory = room if device.type == "cpu" else Room(room.left)
     found: dict[int | None, Activations] = {}
     for view in dict.fromkeys([None, *views]):
         facts = ActivationFacts(
@@ -112,10 +115,9 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
             "cut": cut.cut,
             "view": "" if view is None else str(view),
         }
-        hold = hold_bytes(cfg, device)
-        table = store.open(activation_key(cut, facts), size, rows, about)
-        if table is None and rows * size > hold:
-            return f"{rows * size:,} bytes of activations fit neither into {store.folder} nor into memory"
+        table = store.open(activation_key(cut, facts), size, items, about)
+        if table is None and not memory.take(items * size):
+            return f"{items * size:,} bytes of activations fit neither into {store.folder} nor into memory"
         found[view] = Activations(
             MemoryTable(size) if table is None else table,
             columns,
@@ -123,7 +125,7 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
             partial(data.images, view=view),
             partial(autocast, accelerator, precision),
             device,
-            hold,
+            room,
         )
     return Cached(cut, CachedData(data, found[None], [found[view] for view in views]), size, notes)
 

@@ -17,6 +17,7 @@ from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.errors import TrainingError, UserError
+from tl_experiments.features.batches import count_items
 from tl_experiments.features.split import split
 from tl_experiments.heads.linear import LinearHead
 from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
@@ -185,7 +186,8 @@ def _features(group: _Group) -> Cached | str:
     cut = split(model, phase)
     if isinstance(cut, str):
         return cut
-    return open_activations(lead.cfg, lead.parts, cut, group.accelerator, group.precision)
+    items = count_items([probe.parts.data for probe in group.probes])
+    return open_activations(lead.cfg, lead.parts, cut, group.accelerator, group.precision, items)
 
 
 def _with_a_linear_head(probe: Probe) -> tuple[TransferModel, Phase]:
