@@ -76,6 +76,7 @@ def check(curves: list[list[float]], jobs: dict[str, tuple[float, dict[str, Any]
 def main() -> None:
     parser = arguments(__doc__, repeats=3)
     parser.add_argument("--one-of-each", action="store_true", help="a1 alone")
+    parser.add_argument("--photos", type=int, default=256, help="to train on; a fifth as many are for val")
     parser.add_argument("--whole", action="store_true", help="also a1 once, uncut: 1000 photos, 10 epochs")
     given = parser.parse_args()
     fix_threads()
@@ -83,7 +84,7 @@ def main() -> None:
     if "fastai_tune" not in PEERS:
         report.details["left_out"] = "fastai_tune: fastai is not installed"
     with tempfile.TemporaryDirectory(prefix="tl-photos-") as folder:
-        n, val, size = (64, 20, 96) if given.short else (256, 50, 224)
+        n, val, size = (64, 20, 96) if given.short else (given.photos, given.photos // 5, 224)
         work = prepare(Path(folder), n, val, image_size=size)
         for _ in range(1 if given.short else given.repeats):
             turn(report.details, work, short=given.short or given.one_of_each)
@@ -142,7 +143,7 @@ def compose(report: Report, images: str) -> None:
                     target=target,
                     limit=limit,
                     noise=noise,
-                    remark=f"{images}; composed from 1 and 3 epochs",
+                    remark=f"{images}; composed from 1 and 3 epochs of the peer, 3 and 5 of ours",
                 )
             )
 
