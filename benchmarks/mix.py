@@ -75,6 +75,7 @@ def check(curves: list[list[float]], jobs: dict[str, tuple[float, dict[str, Any]
 
 def main() -> None:
     parser = arguments(__doc__, repeats=3)
+    parser.add_argument("--one-of-each", action="store_true", help="a1 alone")
     parser.add_argument("--whole", action="store_true", help="also a1 once, uncut: 1000 photos, 10 epochs")
     given = parser.parse_args()
     fix_threads()
@@ -85,7 +86,7 @@ def main() -> None:
         n, val, size = (64, 20, 96) if given.short else (256, 50, 224)
         work = prepare(Path(folder), n, val, image_size=size)
         for _ in range(1 if given.short else given.repeats):
-            turn(report.details, work, short=given.short)
+            turn(report.details, work, short=given.short or given.one_of_each)
         compose(report, f"{n} photos at {size} px")
         if given.whole:
             whole(report, prepare(Path(folder), 1000, 200, image_size=224))
@@ -95,7 +96,7 @@ def main() -> None:
 def turn(details: dict[str, Any], work: Work, *, short: bool) -> None:
     """Seconds of 10 epochs of each side: ours under ``a1`` and ``a2``, a peer's under its name and bar.
 
-    The reduced set leaves out a2, the second run of ours and fastai.
+    The reduced set, and a1 alone, leave out a2, the second run of ours and fastai.
     """
     times: dict[str, Times] = details.setdefault("seconds_of_10_epochs", {})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -43,3 +44,14 @@ def shared_data() -> Path:
     if not folder:
         pytest.skip("TL_SHARED_DATA is not set: no real images and weights")
     return Path(folder)
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No file finds room any more, until ``full_disk.undo()``."""
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    return monkeypatch

@@ -22,6 +22,7 @@ SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
 START_FILE = "start.json"  # what is known when a run begins; trackers follow it, and metrics.jsonl, and the record
 METRICS_FILE = "metrics.jsonl"
+STACKS_FOLDER = "stacks"  # of a sweep: resume points of runs that are trained in one computation
 
 # Config keys that change no result: where a job runs, who watches, where it is written.
 NOT_IN_THE_RESULT = frozenset(
@@ -173,7 +174,7 @@ class RunRecord:
         arm: What is compared: ``dataset``, ``backbone``, ``head``, ``freeze_strategy``, each as a short text.
         seed: Seed of head, data order and label subset.
         classes: Class names in label order.
-        data: ``fingerprint``, ``listing``, ``sizes`` (images a split), ``labels_spent`` (train + val), ``notes``.
+        data: ``fingerprint``, ``sizes`` (images a split), ``labels_spent`` (train + val), ``notes``.
         metrics: Split (``val``, ``test``) -> metric (``accuracy``, ``macro_f1``, ``nll``) -> value. Val selected the
             epoch; test was read once, after that.
         best_step: Optimizer step of the weights that were kept (0: before the last phase's first step).

@@ -109,7 +109,6 @@ class DataSpec:
         sizes: Split (``train``, ``val``, ``test``) -> number of images used.
         fingerprint: sha256 over names and contents of all images and over the splits' definition.
         notes: What a reader of the results must know, for example that no test split was found.
-        listing: sha256 over names and file sizes, cheap to compute again; empty for data that comes in a package.
         channels: Of an image.
     """
 
@@ -117,5 +116,4 @@ class DataSpec:
     sizes: Mapping[str, int]
     fingerprint: str
     notes: tuple[str, ...] = ()
-    listing: str = ""
     channels: int = 3

@@ -82,6 +82,22 @@ def test_another_process_with_the_old_number_is_not_the_holder(tmp_path):
     held.release()
 
 
+@pytest.mark.parametrize("ahead_s", [-3600, 3600])
+def test_only_the_file_servers_clock_counts(ahead_s, tmp_path, monkeypatch):
+    entry = {"host": "elsewhere", "pid": 1, "started": 5, "since": 0.0}
+    ours = time.time
+    monkeypatch.setattr(time, "time", lambda: ours() + ahead_s)
+    monkeypatch.setattr(time, "time_ns", lambda: int((ours() + ahead_s) * 1e9))
+    fresh, old = tmp_path / "fresh", tmp_path / "old"
+    fresh.write_text(json.dumps(entry))
+    old.write_text(json.dumps(entry))
+    os.utime(old, (ours() - 90,) * 2)
+    assert try_hold(fresh) is None
+    assert holder(fresh) is not None
+    assert holder(old) is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "old"]
+
+
 @pytest.mark.parametrize(
     "entry", [{"host": "elsewhere", "pid": 1, "started": 5, "since": 0.0}, {}], ids=["other host", "unreadable"]
 )

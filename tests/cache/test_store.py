@@ -92,6 +92,12 @@ def test_a_folder_that_cannot_be_written_gives_none(tmp_path, caplog):
     ]
 
 
+def test_a_full_disk_gives_none(tmp_path, caplog, full_disk):
+    assert Store(tmp_path / "cache", 10**9).open("a", BYTES, ROWS, ABOUT) is None
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"{tmp_path / 'cache'} cannot be written (no space is left, ")
+
+
 @pytest.mark.parametrize("content", ["old", "[]", "", None], ids=["old", "list", "empty", "missing"])
 def test_another_format_is_as_good_as_nothing(content, small):
     _fill(small, "a")

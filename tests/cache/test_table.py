@@ -6,21 +6,28 @@ import errno
 import logging
 import os
 import shutil
+import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.cache.warm import rows_of
+from tl_experiments import interrupt
 from tl_experiments.cache import table as table_module
-from tl_experiments.cache.locks import signature
+from tl_experiments.cache.locks import signature, try_hold
 from tl_experiments.cache.segments import range_end
 from tl_experiments.cache.store import Store
 from tl_experiments.cache.table import Table, fill_together
-from tl_experiments.errors import UserError
+from tl_experiments.errors import StorageError
+from tl_experiments.interrupt import Interrupted
+from tl_experiments.training.ending import how_it_ended
 
 BYTES = 100
 
@@ -175,13 +182,54 @@ def test_a_full_disk_is_one_line_and_costs_no_row_that_was_there(store, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match=r"rows: cannot be written \(No space left on device\) -> free some space"):
+    expected = r"rows: cannot be written \(No space left on device\) -> free some space"
+    with pytest.raises(StorageError, match=expected) as error:
         table.fill(np.arange(10), Maker())
+    assert how_it_ended(error.value)[0] == "interrupted"  # the same command goes on
     monkeypatch.undo()
     assert list(table.folder.glob(".*")) == []
     again = _open(store)
     assert np.array_equal(again.read(np.arange(5)), rows_of(np.arange(5), BYTES))
     assert again.fill(np.arange(10), Maker()) == 5
+
+
+def test_a_signal_ends_the_wait_for_another_process(store):
+    table = _open(store)
+    with try_hold(table.folder / "locks" / f"{0:010d}.lock"), _signalled(), pytest.raises(Interrupted):
+        table.fill(np.arange(5), Maker())
+
+
+def test_a_signal_ends_filling_between_pieces(store):
+    table = _open(store)
+
+    def make(items: np.ndarray) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return rows_of(items, BYTES)
+
+    with interrupt.installed(), interrupt.postponed(), pytest.raises(Interrupted):
+        table.fill(np.arange(1000), make)
+    assert table.missing(np.arange(1000)).tolist() == list(range(128, 1000))
+
+
+def test_a_signal_ends_the_wait_for_the_store(store):
+    _open(store)
+    with try_hold(store.folder / ".lock"), _signalled(), pytest.raises(Interrupted):
+        _open(store)
+
+
+@contextmanager
+def _signalled() -> Iterator[None]:
+    """A signal has come where it is only noted; two seconds later another one would end a wait that did not see it."""
+    with interrupt.installed(), interrupt.postponed():
+        os.kill(os.getpid(), signal.SIGTERM)
+        started = time.monotonic()
+        waiting = threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM))
+        waiting.start()
+        try:
+            yield
+        finally:
+            waiting.cancel()
+            assert time.monotonic() - started < 1.5
 
 
 @pytest.fixture
@@ -198,7 +246,7 @@ def small_disk(tmp_path: Path):
 
 def test_a_small_disk_runs_full(small_disk):
     table = Table(small_disk / "rows", 10_000, "{}")
-    with pytest.raises(UserError, match="No space left on device"):
+    with pytest.raises(StorageError, match="No space left on device"):
         table.fill(np.arange(1000), Maker(10_000))
     kept = 1000 - len(table.missing(np.arange(1000)))
     assert kept == 128

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tl_experiments import interrupt
 from tl_experiments.cache.store import Store
 from tl_experiments.config.datasets import Digits, FlipCrop, ImageFolder, NoAugmentation
 from tl_experiments.data.datamodule import TransferDataModule
@@ -94,6 +97,22 @@ def test_each_image_is_decoded_once_over_processes(photos, tmp_path):
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0]
     assert _loads(tmp_path / "log") == Counter(range(179))
+
+
+def test_a_signal_ends_the_decoding_of_many(photos, store):
+    source, loads = open_image_folder(str(photos), False), []
+
+    def load(index: int) -> Any:
+        loads.append(index)
+        if index == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        return source.load(index)
+
+    images = DecodedImages(dataclasses.replace(source, load=load), GEOMETRIES, 3, store)
+    with interrupt.installed(), interrupt.postponed(), pytest.raises(interrupt.Interrupted):
+        images.fill(np.arange(100))
+    assert len(loads) < 50
 
 
 def test_a_replaced_image_is_a_miss(photos, store):

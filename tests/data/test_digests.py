@@ -110,6 +110,11 @@ def test_a_memory_that_cannot_be_written_is_no_error(folder, read, tmp_path):
     assert file_digests(folder, PATHS, tmp_path / "memory") == _expected(folder)
 
 
+def test_a_memory_that_finds_no_room_is_no_error(folder, tmp_path, full_disk):
+    assert file_digests(folder, PATHS, tmp_path / "memory") == _expected(folder)
+    assert list((tmp_path / "memory").iterdir()) == []
+
+
 def test_a_missing_file_is_named(folder, tmp_path):
     (folder / "b.bin").unlink()
     with pytest.raises(DataError, match=r"b.bin: cannot be read \(No such file or directory\) -> replace"):

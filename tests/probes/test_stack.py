@@ -144,7 +144,6 @@ def test_a_stack_goes_on_from_its_state_bit_for_bit(optimizer, cut):
     through, before = (ProbeStack(*start(torch.float32), optimizer, **OPTIONS) for _ in range(2))
     together(through, torch.float32, 12)
     together(before, torch.float32, cut)
-    before.keep(torch.tensor([True, False, True, False, False]))
     file = io.BytesIO()
     torch.save(before.state_dict(), file)
     file.seek(0)
@@ -154,7 +153,6 @@ def test_a_stack_goes_on_from_its_state_bit_for_bit(optimizer, cut):
     together(after, torch.float32, 12, first=cut)
     assert torch.equal(after.weight, through.weight)
     assert torch.equal(after.bias, through.bias)
-    assert torch.equal(after.best_weight, before.best_weight)
 
 
 def test_a_state_is_no_view_of_the_stack():
@@ -164,20 +162,6 @@ def test_a_state_is_no_view_of_the_stack():
     copies = {name: tensor.clone() for name, tensor in state.items()}
     together(stack, torch.float32, 3, first=2)
     assert all(torch.equal(state[name], copies[name]) for name in state)
-
-
-def test_the_best_heads_are_kept_one_by_one():
-    weight, bias = start(torch.float32)
-    stack = ProbeStack(weight, bias, AdamW(), **OPTIONS)
-    together(stack, torch.float32, 3)
-    at_three = stack.weight.clone(), stack.bias.clone()
-    stack.keep(torch.tensor([False, True, False, True, False]))
-    together(stack, torch.float32, 6, first=3)
-    for k, (expected, expected_bias) in enumerate(zip(weight, bias, strict=True)):
-        if k in (1, 3):
-            expected, expected_bias = at_three[0][k], at_three[1][k]
-        assert torch.equal(stack.best_weight[k], expected)
-        assert torch.equal(stack.best_bias[k], expected_bias)
 
 
 def test_logits_are_those_of_each_head():

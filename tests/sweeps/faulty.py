@@ -80,6 +80,19 @@ class WillNotStop(TrainConfig):
         raise AssertionError
 
 
+class RunsOutOfMemoryWhileItEnds(TrainConfig):
+    """Sends the command SIGTERM, and memory runs out in the time that is given for a resume point."""
+
+    def base_lr(self) -> float:
+        import torch
+
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _signal_the_command(signal.SIGTERM)
+        time.sleep(2)
+        torch.empty(2**50)
+        raise AssertionError
+
+
 def _signal_the_command(signum: int) -> None:
     parent = parent_process()
     assert parent is not None

@@ -8,15 +8,22 @@ import sys
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image
 from torch import nn
 
 from tests.conftest import TINY
 from tests.sweeps.test_sweep import job
 from tl_experiments.records import RunRecord
+from tl_experiments.sweeps.costs import CostBook
 from tl_experiments.sweeps.ledger import Ledger
+from tl_experiments.sweeps.planner import make_plan
 from tl_experiments.sweeps.sweep import run_sweep
+from tl_experiments.sweeps.tasks import make_tasks
+from tl_experiments.training.preflight import Datasets
 from tl_experiments.training.run import run
+from tl_experiments.training.storage import store_of
 
 ONE_THREAD = "executor.threads_per_job=1"
 
@@ -99,11 +106,57 @@ def _opened_by(command, tmp_path):
 
 
 def test_with_augmentation_an_image_is_encoded_once_a_view(of_photos, tmp_path):
-    views = ["augmentation=flip_crop", "feature_cache.views=3"]
+    views = ["augmentation=flip_crop", "feature_cache.views=3", "trainer.max_epochs=4"]
     jobs = [job(of_photos(*views, f"optimizer.lr={lr}")) for lr in (0.1, 0.01, 0.001)]
     assert run_sweep(jobs, tmp_path, "views").ok == 3
     # train three times, val and test as they are
     assert total(records(tmp_path, jobs), "images_encoded") == 3 * 24 + 24 + 24
+
+
+PARTIAL = ["freeze_strategy=last_n_blocks", "freeze_strategy.n=1"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "encoded"),
+    [
+        ([["feature_cache.views=3", "trainer.max_epochs=2"]], [2 * 24 + 48]),  # the third view is never seen
+        ([["feature_cache.views=2", "trainer.max_epochs=3"]], [2 * 24 + 48]),
+        ([[*PARTIAL, "feature_cache.views=2", "trainer.max_epochs=3"]], [2 * 24 + 48]),
+        ([[*PARTIAL, "feature_cache.views=5", "trainer.max_epochs=3"]], [3 * 24 + 48]),
+        # those of one job are there for another: two views of four, and val and test; images as they are, val and test
+        ([["feature_cache.views=2"], ["feature_cache.views=4", "trainer.max_epochs=6"]], [2 * 24 + 48, 2 * 24]),
+        ([["feature_cache.views=2"], ["augmentation=none"]], [2 * 24 + 48, 24]),
+    ],
+)
+def test_a_plan_counts_each_view_as_the_runs_do(of_photos, tmp_path, kinds, encoded):
+    weights = tmp_path / "weights.pth"
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+    options = ["augmentation=flip_crop", f"backbone.weights={weights}"]
+    jobs = [job(of_photos(*options, *each)) for each in kinds]
+    book = CostBook(tmp_path / "costs.json", "cpu", 1)
+    plan = make_plan(make_tasks(jobs, jobs, []), Datasets(), book, 1)
+    assert [cost.encoded for cost in plan.costs] == encoded
+    found = [run(one.config, tmp_path / one.id) for one in jobs]
+    assert [record.work["images_encoded"] for record in found] == encoded
+
+
+@pytest.mark.parametrize("shots", [(1, 4), (4, 1)])
+def test_room_is_made_for_the_images_of_all_heads(of_photos, tmp_path, shots):
+    configs = [of_photos(f"dataset.shots={n}") for n in shots]
+    jobs = [job(config) for config in configs]
+    assert run_sweep(jobs, tmp_path, "room").ok == 2
+    (entry,) = [one for one in store_of(configs[0]).entries() if one.about["kind"] == "activations"]
+    encoded = total(records(tmp_path, jobs), "images_encoded")
+    assert entry.rows == encoded == entry.reserved_bytes // (entry.row_bytes + 8)
+
+
+def test_views_that_no_epoch_shows_are_not_made(of_photos, tmp_path):
+    """Heads that are trained together, the longest for two epochs."""
+    views = ["augmentation=flip_crop", "feature_cache.views=3"]
+    jobs = [job(of_photos(*views, f"trainer.max_epochs={epochs}")) for epochs in (1, 2)]
+    assert run_sweep(jobs, tmp_path, "views").ok == 2
+    assert total(records(tmp_path, jobs), "images_encoded") == 2 * 24 + 24 + 24
 
 
 @pytest.mark.parametrize(("strategy", "epochs"), [("last_n_blocks", 3), ("feature_extraction", 3), ("lp_ft", 6)])

@@ -45,7 +45,7 @@ def test_the_second_command_says_who_runs_and_a_dead_one_keeps_nobody_out(tmp_pa
     (tmp_path / "same" / "sweep.json").unlink()  # what runs there from now on is the third's
     third = subprocess.Popen([*command], **quiet)
     try:
-        _wait_for(lambda: f'"pid": {third.pid}' in file.read_text() and "running" in states(tmp_path))
+        _wait_for(lambda: _is_held_by(third.pid, file) and "running" in states(tmp_path))
     finally:
         third.send_signal(signal.SIGTERM)
         assert third.wait(60) == 143
@@ -86,6 +86,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         running_here(tmp_path / "x"),
     ):
         pass
+
+
+def _is_held_by(pid, file):
+    try:
+        return f'"pid": {pid}' in file.read_text()
+    except FileNotFoundError:  # the stale one is put aside before the new one is made
+        return False
 
 
 def states(folder):

@@ -103,6 +103,12 @@ def test_a_book_is_remembered_and_a_damaged_one_begun_anew(job, tmp_path, book):
     assert CostBook(path, "cpu", 1).price(one) == Price()
 
 
+def test_prices_that_find_no_room_are_not_remembered(job, tmp_path, book, full_disk):
+    book.learn(job().config, Price(train_s=1.0))
+    book.write()
+    assert list(tmp_path.glob("*costs*")) == []
+
+
 def test_prices_are_learnt_from_what_tasks_took(job, book, tiny, tmp_path):
     full = job("freeze_strategy=full", "backbone.weights=random")
     run_sweep([full], tmp_path / "sweep", "full")
@@ -125,6 +131,7 @@ def test_a_dry_run_prices_and_runs_nothing(tmp_path, monkeypatch, capsys):
         assert ended.value.code == 0
         out = capsys.readouterr().out
         assert re.match(rf"outputs/dry: {jobs} jobs? to run", out)
+        assert out.splitlines()[1] == "at most, were nothing kept yet:"
         assert "?" not in out  # every price was measured
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == [".cache"]
     prices = json.loads((tmp_path / "outputs" / ".cache" / "costs.json").read_text())["prices"]

@@ -243,6 +243,18 @@ def test_a_second_signal_ends_at_once(tiny, tmp_path):
     assert Ledger.open(tmp_path).jobs[stubborn.id].state == "interrupted"
 
 
+def test_what_runs_out_of_memory_while_it_ends_is_tried_again(tiny, tmp_path):
+    """Smaller tasks might do better: no job of the group is to blame yet."""
+    jobs = [
+        faulty_job(faulty.RunsOutOfMemoryWhileItEnds, tiny(f"optimizer.lr_factor={factor}")) for factor in (1, 2, 3)
+    ]
+    with interrupt.installed(at_once=True), pytest.raises(interrupt.Interrupted, match="SIGTERM"):
+        run_sweep(jobs, tmp_path, "three in one task")
+    entries = Ledger.open(tmp_path).jobs.values()
+    assert [entry.state for entry in entries] == ["interrupted"] * 3
+    assert all("run it again" in entry.cause for entry in entries)
+
+
 def test_slots_share_the_cores(tiny, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
     monkeypatch.setattr("tl_experiments.sweeps.local.visible_gpus", lambda: ["0", "1"])

@@ -12,6 +12,7 @@ from torch.nn import functional
 from tests.features.conftest import build_model
 from tests.training.test_freeze import NETS, OPTIONS
 from tests.training.watching import distance, watched
+from tl_experiments.data.device import Room
 from tl_experiments.features.activations import Activations
 from tl_experiments.features.memory_table import MemoryTable
 from tl_experiments.features.rows import columns_of, row_bytes
@@ -19,6 +20,8 @@ from tl_experiments.features.split import split
 from tl_experiments.probes import updates
 from tl_experiments.probes.stack import ProbeStack
 from tl_experiments.strategies.plans import FeatureExtraction, LastNBlocks
+from tl_experiments.training.module import TransferModule
+from tl_experiments.training.run import run
 
 DENSE = "densenet121"  # several tensors cross the cut
 EVA = "eva02_tiny_patch14_224"
@@ -172,6 +175,30 @@ def test_in_float64(net, size, n):
         assert distance(_by_a_stack(net, size, phase, images, labels, batches), _head(ends[0])) <= 1e-10
 
 
+@pytest.mark.parametrize("overrides", [[], ["feature_cache.max_bytes=0"]], ids=["store", "memory"])
+def test_a_phase_lets_go_of_the_rows_of_those_before(tiny, tmp_path, monkeypatch, overrides):
+    made, held = [], []
+    init = Activations.__init__
+
+    def counted(self, *arguments):
+        made.append(self)
+        init(self, *arguments)
+
+    monkeypatch.setattr(Activations, "__init__", counted)
+    start = TransferModule.on_train_start
+
+    def looking(module):
+        held.append([one._held is not None for one in made])
+        return start(module)
+
+    monkeypatch.setattr(TransferModule, "on_train_start", looking)
+    cfg = tiny("freeze_strategy=lp_ft", "trainer.max_epochs=4", "feature_cache.hold_max_bytes=100000000", *overrides)
+    record = run(cfg, tmp_path)
+    assert held == [[True], [False]]
+    assert record.work["images_encoded"] > 0
+    assert [len(one.table._rows) for one in made if isinstance(one.table, MemoryTable)] == [0] * len(overrides)
+
+
 def _kept(cut, images):
     columns = columns_of(cut.prefix(images[:2]))
     assert {column.dtype for column in columns} == {torch.float64}
@@ -182,7 +209,7 @@ def _kept(cut, images):
         lambda items: images[torch.from_numpy(items)],
         contextlib.nullcontext,
         torch.device("cpu"),
-        hold_bytes=0,
+        Room(0),
     )
     kept.ensure(np.arange(len(images)))
     assert kept.encoded == len(images)

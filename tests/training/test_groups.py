@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from functools import partial
 
@@ -16,6 +17,7 @@ from tests.training.watching import distance
 from tl_experiments.errors import DivergedError
 from tl_experiments.records import RunRecord
 from tl_experiments.training.groups import ALONE, group_key
+from tl_experiments.training.history import History
 from tl_experiments.training.run import run
 from tl_experiments.training.together import run_together, unwatched
 
@@ -190,6 +192,59 @@ def test_a_group_that_was_killed_ends_the_same(probe, tmp_path, calls, records):
     for number, folder in enumerate(folders):
         assert_same_bits(left(folder), left(tmp_path / "whole" / str(number)))
         assert not list(folder.glob("resume*"))
+    assert not (tmp_path / "killed" / "stacks").exists()
+
+
+def test_a_group_that_is_split_after_a_resume_point_begins_anew(probe, tmp_path):
+    """The point belongs to the whole stack; its halves are other stacks, under the same first run."""
+    configs = [probe("trainer.resume_interval_s=0", f"optimizer.lr_factor={factor}") for factor in (1, 2, 3, 4)]
+    seen = []
+
+    def progress(*steps):
+        seen.append(steps)
+        if len(seen) == 13:
+            raise PulledPlugError
+
+    with pytest.raises(PulledPlugError):
+        together(configs, tmp_path, progress=progress)
+    assert list((tmp_path / "stacks").glob("*/resume-*.pt"))
+    halves = [configs[:2], configs[2:]]
+    for number, half in enumerate(halves):
+        folders = [tmp_path / str(2 * number + position) for position in range(2)]
+        states = {}
+        run_together(
+            list(zip(half, folders, strict=True)),
+            ALONE,
+            lambda position, state, cause, _, states=states: states.update({position: (state, cause)}),
+        )
+        assert states == {0: ("ok", None), 1: ("ok", None)}
+
+
+def test_where_features_cannot_be_kept_heads_train_live(probe, tmp_path, monkeypatch, caplog):
+    configs = [probe("feature_cache=off", f"seed={seed}") for seed in (0, 1)]
+    live = [run(config, tmp_path / f"live{number}") for number, config in enumerate(configs)]
+    for module in ("probing", "caching"):
+        monkeypatch.setattr(f"tl_experiments.training.{module}.split", lambda *_: "a reason")
+    with caplog.at_level("INFO", logger="tl_experiments"):
+        states = together([probe(f"seed={seed}") for seed in (0, 1)], tmp_path)
+    assert set(states.values()) == {("ok", None)}
+    assert "features  cannot be kept (a reason): each run computes them in every step" in caplog.messages
+    for number, expected in enumerate(live):
+        found = RunRecord.read(tmp_path / str(number))
+        assert found.metrics == expected.metrics
+        assert found.work["cached_phases"] == []
+
+
+def test_the_best_outputs_of_a_head_hold_no_other_heads(probe, tmp_path, monkeypatch):
+    held = []
+    restore = History.restore_best
+    monkeypatch.setattr(
+        History, "restore_best", lambda self, model: held.append(self.best_predictions.logits) or restore(self, model)
+    )
+    together([probe(f"optimizer.lr_factor={factor}") for factor in (1, 2, 3)], tmp_path)
+    assert len(held) == 3
+    for logits in held:
+        assert logits.untyped_storage().nbytes() == logits.numel() * logits.element_size()
 
 
 @pytest.mark.parametrize("finished", [(0,), (1,)])
@@ -211,3 +266,24 @@ def test_jobs_of_a_stack_that_are_done_take_part_and_are_not_written(probe, tmp_
 
 def contents(folder):
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("trainer.compile_backend=eager", "trainer.compile_backend"),
+        ("feature_cache=off", "feature_cache=off"),
+        ("augmentation=mixup", "augmentation=mixup mixes images"),
+        ("augmentation=flip_crop", "augmentation=flip_crop makes each view anew (feature_cache.views=k would keep k)"),
+    ],
+)
+def test_a_head_that_trains_alone_says_why(probe, tmp_path, caplog, monkeypatch, override, reason):
+    caplog.set_level("INFO", "tl_experiments")
+    monkeypatch.setattr(logging.getLogger("tl_experiments"), "propagate", True)
+    cfg = probe(override, "trainer.max_epochs=1")
+    assert group_key(cfg) is None
+    run(cfg, tmp_path / "alone")
+    assert [line for line in caplog.messages if line.startswith("trains alone")] == [f"trains alone: {reason}"]
+    caplog.clear()
+    run(probe(override, "trainer.max_epochs=1", "freeze_strategy=full"), tmp_path / "full")
+    assert not [line for line in caplog.messages if line.startswith("trains alone")]

@@ -10,6 +10,7 @@ import pytest
 
 from tests.training.test_resume import assert_equal, ends, three_phases
 from tl_experiments import interrupt
+from tl_experiments.data import dataset
 from tl_experiments.features.activations import Activations
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.objectives.supervised import SupervisedObjective
@@ -129,6 +130,26 @@ def test_between_our_hooks_too_lightning_does_not_end_the_process(tiny, tmp_path
         with pytest.raises(Interrupted, match=r"SIGTERM after step \d+ of 24"):
             run(cfg, tmp_path)
     assert list(tmp_path.glob("resume-*.pt"))
+
+
+@pytest.mark.parametrize("overrides", [[], ["trainer.ema_decay=0.8"]], ids=["plain", "ema"])
+def test_while_a_split_is_decoded(tiny, tmp_path, monkeypatch, whole, overrides):
+    """Val, at the first validation: it does not wait for the rest of it."""
+    cfg = three_phases(tiny, RARE, *overrides)
+    decode, decoded = dataset.decode, []
+
+    def signalling(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        decoded.append(decode(*arguments))
+        return decoded[-1]
+
+    with monkeypatch.context() as patch, interrupt.installed():
+        patch.setattr(dataset, "decode", signalling)
+        with pytest.raises(Interrupted, match="after step 3 of 24"):
+            run(cfg, tmp_path)
+    assert decoded == []
+    record, _ = counted(cfg, tmp_path, monkeypatch)
+    assert_equal(ends(tmp_path, record), whole(tuple(overrides), cfg))
 
 
 def test_while_features_are_made(tiny, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tl_experiments.data import digests
-from tl_experiments.errors import ConfigError, TrainingError
+from tl_experiments.errors import ConfigError
 from tl_experiments.features.rows import columns_of, from_rows, rounding, to_rows
 from tl_experiments.training.build import build
 from tl_experiments.training.checkpoint import load_run
@@ -111,7 +111,7 @@ def test_half_precision_is_another_job_and_says_what_it_costs(tiny, tmp_path, lo
     assert run(half, tmp_path / "again").notes == found.notes  # though nothing is encoded now
 
 
-def test_numbers_without_room_in_half_precision_are_refused(tiny, tmp_path, monkeypatch):
+def test_numbers_without_room_in_half_precision_are_not_kept(tiny, tmp_path, caplog):
     large = tmp_path / "large.pth"
     state = timm.create_model("test_resnet", num_classes=0).state_dict()
     for name, tensor in state.items():
@@ -119,10 +119,10 @@ def test_numbers_without_room_in_half_precision_are_refused(tiny, tmp_path, monk
             tensor.fill_(1e6)
     torch.save(state, large)
     options = ["feature_cache.dtype=float16", f"backbone.weights={large}"]
-    with pytest.raises(
-        TrainingError, match=r"some of its activations are no numbers of float16 -> head=linear feature_cache=off"
-    ):
-        run(tiny(*options), tmp_path / "run")
+    with caplog.at_level("INFO", logger="tl_experiments"):
+        record = run(tiny(*options), tmp_path / "run")
+    assert any("some of its activations are no numbers of float16" in message for message in caplog.messages)
+    assert record.work["cached_phases"] == []
 
 
 def test_rounding_is_numpys():

@@ -104,7 +104,7 @@ def try_hold(path: Path) -> Held | None:
 def holder(path: Path) -> Holder | None:
     """Who holds the lock, or None where it is free, stale or unreadable."""
     seen = _look(path)
-    return None if seen is None or _is_stale(seen) else seen.holder
+    return None if seen is None or _is_stale(path, seen) else seen.holder
 
 
 def signature() -> str:
@@ -144,11 +144,24 @@ def _look(path: Path) -> _Seen | None:
         return None
 
 
-def _is_stale(seen: _Seen) -> bool:
+def _is_stale(path: Path, seen: _Seen) -> bool:
     found = seen.holder
     if found is not None and found.host == _host():
         return not _is_alive(found.pid, found.started)
-    return time.time() - seen.mtime_ns / 1e9 > SILENCE_S
+    return _now_ns(path.parent) - seen.mtime_ns > SILENCE_S * 1e9
+
+
+def _now_ns(folder: Path) -> int:
+    """By the clock that gives files there their times: a file server's may differ from ours by more than a minute."""
+    probe = folder / f".{secrets.token_hex(8)}.now"
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        try:
+            return probe.stat().st_mtime_ns
+        finally:
+            probe.unlink()
+    except OSError:  # it cannot be written, and nothing in it can be taken over
+        return time.time_ns()
 
 
 def _remove_stale(path: Path) -> bool:
@@ -156,7 +169,7 @@ def _remove_stale(path: Path) -> bool:
     seen = _look(path)
     if seen is None:
         return True
-    if not _is_stale(seen) or _look(path) != seen:
+    if not _is_stale(path, seen) or _look(path) != seen:
         return False
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.stale")
     try:

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tl_experiments import interrupt
 from tl_experiments.cache.locks import holder, try_hold
 from tl_experiments.cache.segments import INDEX_BYTES, Segment
 from tl_experiments.cache.table import ABOUT_FILE, Table
+from tl_experiments.errors import StorageError
 from tl_experiments.records import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -88,8 +90,9 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._alone():
                 return self._open(key, row_bytes, rows, about)
-        except OSError as error:
-            logger.warning("%s cannot be written (%s): nothing is cached", self.folder, error.strerror)
+        except (OSError, StorageError) as error:
+            why = error.what if isinstance(error, StorageError) else error.strerror
+            logger.warning("%s cannot be written (%s): nothing is cached", self.folder, why)
             return None
 
     def locks(self, key: str) -> Path:
@@ -188,6 +191,7 @@ class Store:
     def _alone(self) -> Iterator[None]:
         """Opening and removing are done by one process at a time."""
         while (held := try_hold(self.folder / ".lock")) is None:
+            interrupt.check()
             time.sleep(0.01)
         with held:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tl_experiments import interrupt
 from tl_experiments.cache.locks import Held, try_hold
 from tl_experiments.cache.segments import Indices, Rows, Segment, new_segments, ranges, write_segment
-from tl_experiments.errors import UserError
+from tl_experiments.errors import StorageError, UserError
 from tl_experiments.records import write_atomically
 
 ABOUT_FILE = "about.json"
@@ -63,7 +65,9 @@ class Table:
             Number of rows made by this process.
 
         Raises:
-            UserError: The folder cannot be written: the disk is full, for example.
+            StorageError: The disk is full.
+            UserError: The folder cannot be written.
+            Interrupted: A signal has asked for it; what is written stays.
         """
         return fill_together([self], indices, lambda items: [make(items)], self.folder / "locks")
 
@@ -175,7 +179,9 @@ def fill_together(
         Number of items that this process made.
 
     Raises:
+        StorageError: The disk is full.
         UserError: A table's folder cannot be written.
+        Interrupted: A signal has asked for it; what is written stays.
     """
     made, left = 0, list(ranges(_missing(tables, np.unique(indices))))
     while left:
@@ -188,6 +194,7 @@ def fill_together(
             with held:
                 made += _fill_range(tables, first, items, make)
         if len(others) == len(left):
+            interrupt.check()
             time.sleep(_WAIT_S)
         left = [(first, rest) for first, items in others if len(rest := _missing(tables, items))]
     with suppress(OSError):
@@ -203,6 +210,7 @@ def _fill_range(tables: Sequence[Table], first: int, items: Indices, make: Calla
     missing = _missing(tables, items)
     count = max(_FEWEST_ROWS, _PIECE_BYTES // sum(table.row_bytes for table in tables))
     for start in range(0, len(missing), count):
+        interrupt.check()
         piece = missing[start : start + count]
         made = make(piece)
         for table, rows in zip(tables, made, strict=True):
@@ -230,4 +238,5 @@ def _hold(locks: Path, first: int) -> Held | None:
 
 def _not_written(folder: Path, error: OSError) -> UserError:
     fix = "free some space (tl cache clear), or feature_cache.dir= on another disk"
-    return UserError(str(folder), f"cannot be written ({error.strerror})", fix)
+    kind = StorageError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
+    return kind(str(folder), f"cannot be written ({error.strerror})", fix)

@@ -14,7 +14,7 @@ from tl_experiments.config.datasets import Augmentation, Dataset, NoAugmentation
 from tl_experiments.data.batches import batch_notes, eval_batches, step_batches, steps_per_epoch
 from tl_experiments.data.dataset import Batches
 from tl_experiments.data.decoded import DecodedImages
-from tl_experiments.data.items import SPLITS, Source, Split, fingerprint
+from tl_experiments.data.items import SPLITS, Source, Split
 from tl_experiments.data.mixing import mixed
 from tl_experiments.data.serving import Serving
 from tl_experiments.data.sources import open_dataset
@@ -72,9 +72,8 @@ class TransferDataModule:
         self.spec = DataSpec(
             source.classes,
             sizes,
-            fingerprint([source.fingerprint, opened.whole.fingerprint(source.items)]),
+            opened.fingerprint,
             (*source.notes, *used.notes, *batch_notes(sizes["train"], batch_size)),
-            listing=source.listing,
             channels=cfg.channels,
         )
         self.steps_per_epoch = steps_per_epoch(sizes["train"], batch_size)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tl_experiments import interrupt
 from tl_experiments.data.items import Source
 from tl_experiments.data.originals import decoding_threads
 from tl_experiments.data.splits import Indices
@@ -70,11 +71,13 @@ def decode(source: Source, indices: Indices, transform: Transform, view: int | N
 
     Raises:
         DataError: An image cannot be decoded.
+        Interrupted: A signal has asked for it.
     """
 
     def load(index: int) -> Tensor:
         if view is None:
             return transform(source.load(index))
+        interrupt.check()
         with seeded(sample_seed(0, 0, index, view)):
             return transform(source.load(index))
 
@@ -89,7 +92,7 @@ def decode(source: Source, indices: Indices, transform: Transform, view: int | N
 
     with ThreadPoolExecutor(decoding_threads()) as threads:
         for _ in threads.map(fill, range(1, len(indices))):
-            pass
+            interrupt.check()
     return images
 
 

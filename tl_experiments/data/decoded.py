@@ -11,6 +11,7 @@ import torch
 from PIL import features
 from torch import Tensor
 
+from tl_experiments import interrupt
 from tl_experiments.cache.segments import Indices, Rows
 from tl_experiments.cache.store import Store, key_of
 from tl_experiments.cache.table import Table, fill_together
@@ -108,7 +109,7 @@ class DecodedImages:
 
         with ThreadPoolExecutor(decoding_threads()) as threads:
             for _ in threads.map(decode, range(len(items))):
-                pass
+                interrupt.check()
         self.decoded += len(items)
         return rows
 

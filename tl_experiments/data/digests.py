@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from tl_experiments.errors import DataError
+from tl_experiments.errors import DataError, StorageError
 from tl_experiments.records import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -114,5 +114,5 @@ def _load(memory: Path | None, root: Path) -> _Known:
 def _save(memory: Path, root: Path, known: _Known) -> None:
     # names need not be UTF-8
     content = {os.fsencode(path).hex(): [*look, digest] for path, (look, digest) in known.items()}
-    with suppress(OSError):  # it is read again the next time
+    with suppress(OSError, StorageError):  # it is read again the next time
         write_atomically(_file(memory, root), json.dumps({"root": str(root), "files": content}))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tl_experiments.data.decode import ARRAY, load_image
 from tl_experiments.data.digests import file_digests
-from tl_experiments.data.items import SPLITS, Item, Picture, Source, Split, fingerprint
+from tl_experiments.data.items import SPLITS, Item, Picture, Source, Split
 from tl_experiments.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ARRAY})
@@ -56,8 +56,7 @@ def open_image_folder(root: str, allow_empty: bool, channels: int = 3, digests: 
         partial(_load, folder, tuple(paths), channels),
         partial(file_digests, folder, tuple(paths), digests),
     )
-    listing = fingerprint(paths, (str(_size(folder / path)) for path in paths))
-    return Source(classes, tuple(items), load, contents, notes, listing)
+    return Source(classes, tuple(items), load, contents, notes)
 
 
 def _scan(root: Path) -> _Folders:
@@ -116,13 +115,6 @@ def _classes(filled: _Folders) -> tuple[str, ...]:
             _KEY, f"{len(classes)} class ({_some(classes)}), expected 2 or more", "add another class folder"
         )
     return tuple(classes)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1  # a dangling link: named when it is read
 
 
 def _load(root: Path, paths: tuple[str, ...], channels: int, index: int) -> Picture:

@@ -42,8 +42,6 @@ class Source:
         load: Position of an item -> its image, all of the same channels. Raises DataError where it cannot be decoded.
         contents: Reads every image's bytes, or a digest of them, in order; called only for the fingerprint.
         notes: What a reader of the results must know about the source.
-        listing: sha256 over the items' ids and sizes on disk: cheap, so that a later command sees that images came or
-            went without reading them. Empty where the items are part of a package.
         decoded_in_memory: Whether ``load`` only takes an image out of an array: nothing to gain from a cache.
     """
 
@@ -52,7 +50,6 @@ class Source:
     load: Callable[[int], Picture]
     contents: Callable[[], Iterable[str | bytes]]
     notes: tuple[str, ...] = ()
-    listing: str = ""
     decoded_in_memory: bool = False
 
     @cached_property

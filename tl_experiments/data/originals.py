@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tl_experiments import interrupt
 from tl_experiments.data.items import Picture, Source
 from tl_experiments.data.splits import Indices
 
@@ -72,6 +73,7 @@ class Originals:
         missing = [index for index in np.unique(indices).tolist() if index not in self._held]
         with ThreadPoolExecutor(decoding_threads()) as threads:
             while missing and self._room > 0:
+                interrupt.check()
                 piece, missing = missing[:DECODING_THREADS], missing[DECODING_THREADS:]
                 for index, picture in zip(piece, threads.map(self._source.load, piece), strict=True):
                     self.decoded += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from tl_experiments.config.datasets import Dataset, Digits, ImageFolder, Letters
 from tl_experiments.data.digits import open_digits
 from tl_experiments.data.image_folder import open_image_folder
-from tl_experiments.data.items import Source
+from tl_experiments.data.items import Source, fingerprint
 from tl_experiments.data.letters import open_letters
 from tl_experiments.data.splits import Splits, assign_splits, subset
 
@@ -46,6 +46,11 @@ class OpenDataset:
     source: Source
     whole: Splits
     used: Splits
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over contents and splits, whatever is used of them: images are read unless their digests are known."""
+        return fingerprint([self.source.fingerprint, self.whole.fingerprint(self.source.items)])
 
 
 def open_dataset(cfg: Dataset, seed: int, *, digests: Path | None = None, source: Source | None = None) -> OpenDataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tl_experiments import interrupt
 from tl_experiments.cache.table import Table
-from tl_experiments.data.device import empty, to_device
+from tl_experiments.data.device import Room, empty, to_device
 from tl_experiments.features.encoding import Prefix, encoding_batch
 from tl_experiments.features.memory_table import MemoryTable
 from tl_experiments.features.rows import Column, from_rows, row_bytes, to_rows
@@ -22,6 +22,7 @@ Indices = NDArray[np.int64]
 Images = Callable[[Indices], Tensor]
 
 _PIECE_BYTES = 64 << 20  # on the way to the device at once
+_IMAGE_BATCHES = 4  # of images that are asked for at once: all that are missing may not fit into memory
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Activations:
         images: Items to uint8 images, as the table's transform makes them.
         precision: Context of the prefix, such as autocast.
         device: Of the prefix, and where batches go.
-        hold_bytes: Rows of no more than this are held in the device's memory; more are read from the memory map.
+        room: In the device's memory, for the rows; those that do not fit are read from the table.
         encoded: Images that this process has put through the prefix.
     """
 
@@ -45,7 +46,7 @@ class Activations:
     images: Images
     precision: Callable[[], AbstractContextManager[object]]
     device: torch.device
-    hold_bytes: int
+    room: Room
     encoded: int = 0
     _held: Tensor | None = field(default=None, repr=False)
     _items: Indices = field(default_factory=lambda: np.empty(0, np.int64), repr=False)
@@ -57,8 +58,18 @@ class Activations:
         if items.size == self._items.size:
             return
         self._items = items
-        fits = items.size * row_bytes(self.columns) <= self.hold_bytes
-        self._held = self._hold(items) if fits else None
+        self._let_go()
+        self._held = self._hold(items) if self.room.take(items.size * row_bytes(self.columns)) else None
+
+    def close(self) -> None:
+        """Let go of all rows: nothing is asked for any more."""
+        self._let_go()
+        self.table.close()
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            self.room.left += self._held.numel()
+        self._held = None
 
     def batch(self, indices: Indices) -> tuple[Tensor, ...]:
         """``(n, ...)`` each, on the device, of items that ``ensure`` was called with."""
@@ -89,11 +100,19 @@ class Activations:
     def _encode(self, indices: Indices) -> NDArray[np.uint8]:
         batch, found = encoding_batch(self.device), []
         with torch.no_grad(), self.precision():
-            for part in self.images(indices).split(batch):
-                interrupt.check()
+            for part in self._image_batches(indices, batch):
                 n = len(part)
                 padding = part.new_zeros(batch - n, *part.shape[1:])
                 images = to_device(torch.cat([part, padding]) if n < batch else part, self.device)
                 found.append(tuple(tensor[:n] for tensor in self.prefix(images)))
         # Only now: reading from a GPU waits for it
         return np.concatenate([to_rows(activations, self.columns) for activations in found])
+
+    def _image_batches(self, indices: Indices, batch: int) -> Iterator[Tensor]:
+        """``batch`` images each, the last perhaps fewer; a signal that has come ends it."""
+        count = _IMAGE_BATCHES * batch
+        for start in range(0, len(indices), count):
+            interrupt.check()
+            for part in self.images(indices[start : start + count]).split(batch):
+                interrupt.check()
+                yield part

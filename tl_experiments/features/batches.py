@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +12,15 @@ import torch
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.dataset import Batches
 from tl_experiments.data.device import to_device
+from tl_experiments.data.items import Split
 from tl_experiments.features.activations import Activations, Indices
 from tl_experiments.types import Batch
+
+
+def count_items(datasets: Sequence[TransferDataModule]) -> int:
+    """Of all images that runs over these divisions of a dataset look at."""
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    return np.unique(np.concatenate([data.items(split) for data in datasets for split in splits])).size
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,15 @@ class CachedData:
     @property
     def encoded(self) -> int:
         """Images that this process has encoded for it."""
-        return sum(one.encoded for one in {id(one): one for one in (self.evaluation, *self.training)}.values())
+        return sum(one.encoded for one in self._all())
+
+    def close(self) -> None:
+        """Let go of all rows; counts stay."""
+        for one in self._all():
+            one.close()
+
+    def _all(self) -> Iterable[Activations]:
+        return {id(one): one for one in (self.evaluation, *self.training)}.values()
 
     def ensure(self, first_step: int, end_step: int) -> None:
         """Encode what the steps [first_step, end_step) train on, and val."""
@@ -47,15 +62,16 @@ class CachedData:
             activations.ensure(np.concatenate([items, val]) if activations is self.evaluation else items)
         self.evaluation.ensure(val)
 
-    def ensure_all(self, datasets: Sequence[TransferDataModule]) -> None:
-        """Encode all images that runs over these divisions of the dataset look at."""
-        train = np.unique(np.concatenate([data.items("train") for data in datasets]))
-        seen = np.unique(np.concatenate([data.items(split) for data in datasets for split in ("val", "test")]))
+    def ensure_all(self, runs: Sequence[tuple[TransferDataModule, int]]) -> None:
+        """Encode all images that runs over these divisions of the dataset, of so many epochs, look at."""
+        seen = [data.items(split) for data, _ in runs for split in ("val", "test")]
         if self.evaluation in self.training:
-            seen = np.union1d(train, seen)
-        self.evaluation.ensure(seen)
-        for activations in self.training:
-            activations.ensure(train)
+            seen += [data.items("train") for data, _ in runs]
+        self.evaluation.ensure(np.unique(np.concatenate(seen)))
+        for view, activations in enumerate(self.training):
+            train = [data.items("train") for data, epochs in runs if epochs > view]
+            if train:
+                activations.ensure(np.unique(np.concatenate(train)))
 
     def train_batches(self, first_step: int, end_step: int) -> Batches:
         """As ``TransferDataModule.train_batches``."""

@@ -44,7 +44,6 @@ class ProbeStack:
         assert all(len(each) == len(weight) for each in options)
         self._heads = Heads(weight, bias)
         self._gradient = self._heads.like()
-        self._best = Heads(weight, bias)
         self._update = (
             AdamWUpdate(optimizer, self._heads) if isinstance(optimizer, AdamW) else SGDUpdate(optimizer, self._heads)
         )
@@ -65,16 +64,6 @@ class ProbeStack:
     def bias(self) -> Tensor:
         """``(K, C)``, likewise."""
         return self._heads.bias
-
-    @property
-    def best_weight(self) -> Tensor:
-        """``(K, C, D)``: each head when it was last kept; its start before."""
-        return self._best.weight
-
-    @property
-    def best_bias(self) -> Tensor:
-        """``(K, C)``, likewise."""
-        return self._best.bias
 
     @torch.no_grad()
     def step(self, features: Tensor, labels: Tensor, lr: Tensor) -> Tensor:
@@ -107,22 +96,15 @@ class ProbeStack:
         """Features ``(n, D)`` to logits ``(K, n, C)``."""
         return logits(self.weight, self.bias, features)
 
-    @torch.no_grad()
-    def keep(self, better: Tensor) -> None:
-        """Remember the heads as they are where ``better``, bool ``(K,)``, says so."""
-        torch.where(better.view(-1, 1, 1), self.weight, self.best_weight, out=self._best.weight)
-        torch.where(better.view(-1, 1), self.bias, self.best_bias, out=self._best.bias)
-
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything that the next step depends on, and of the heads that were kept."""
-        state = {"heads": self._heads.flat, "best": self._best.flat, **self._update.state()}
+        """Copies of everything that the next step depends on."""
+        state = {"heads": self._heads.flat, **self._update.state()}
         return {name: tensor.clone() for name, tensor in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on where ``state`` was taken, bit for bit; the stack's shapes and options are those it was made with."""
         rest = dict(state)
         self._heads.flat.copy_(rest.pop("heads"))
-        self._best.flat.copy_(rest.pop("best"))
         self._update.load(rest)
 
     def _option(self, values: Sequence[float]) -> Tensor | None:

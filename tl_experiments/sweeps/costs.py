@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.errors import StorageError
 from tl_experiments.records import write_atomically
 
 _VERSION = 1
@@ -92,8 +93,9 @@ class CostBook:
         content = {"version": _VERSION, "prices": {**_read(self._path), **self._new}}
         try:
             write_atomically(self._path, json.dumps(content, indent=1, sort_keys=True) + "\n")
-        except OSError as error:
-            logger.info("note: %s cannot be written (%s): prices are not remembered", self._path, error.strerror)
+        except (OSError, StorageError) as error:
+            why = error.what if isinstance(error, StorageError) else error.strerror
+            logger.info("note: %s cannot be written (%s): prices are not remembered", self._path, why)
 
     def _enter(self, key: str, value: Any) -> None:
         self._known[key] = self._new[key] = value

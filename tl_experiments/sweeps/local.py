@@ -24,6 +24,7 @@ from tl_experiments.training.groups import group_key
 _PROBES = ["torch", "torchvision", "timm", "tl_experiments.training.run"]
 _ALONE = ["pytorch_lightning", "torchmetrics", "tl_experiments.training.alone"]
 _GRACE_S = 30.0  # for a resume point after a signal
+_NOT_IN_TIME = ("interrupted", "ended before it could write a resume point; run it again")
 _LOOK_UP_S = 0.2  # between two looks whether there was one
 _MOST_TASKS_ON_A_CPU = 4  # each holds a model and its data in memory
 
@@ -91,10 +92,14 @@ class _Running:
                 self.last_word = state, cause, final
 
     def abandon(self, listener: Listener) -> None:
-        """Its process was asked to end and did: what had not ended is left to the next command."""
+        """Its process was asked to end and did: what had not ended is left to the next command.
+
+        A word that is not final, such as that memory ran out, is one on the whole task: smaller ones would have been
+        tried.
+        """
         self.listen(listener)
         for position in sorted(self.left):
-            state, cause, _ = self.last_word or ("interrupted", "ended before it could write a resume point", True)
+            state, cause = _NOT_IN_TIME if self.last_word is None or not self.last_word[2] else self.last_word[:2]
             listener.ended(self.task.jobs[position], state, cause, time.perf_counter() - self.started)
 
     def conclude(self, listener: Listener) -> list[Task]:

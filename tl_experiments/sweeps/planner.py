@@ -13,7 +13,7 @@ from tl_experiments.config.datasets import ImageFolder
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import RunRecord
 from tl_experiments.sweeps.costs import CostBook, Price
-from tl_experiments.sweeps.tasks import Task, encoded_prefixes, is_fused, trains_live
+from tl_experiments.sweeps.tasks import Task, encoded_views, is_fused, trains_live
 from tl_experiments.training.groups import source_key
 from tl_experiments.training.identity import arm
 from tl_experiments.training.preflight import Datasets
@@ -134,8 +134,11 @@ class _Counter:
 
     def cost(self, task: Task) -> Cost:
         source = source_key(task.jobs[0].config.dataset)
-        used = [self._datasets.used(job.config) for job in task.jobs]
-        images = {int(index) for splits in used for indices in splits.values() for index in indices}
+        used = [
+            {str(split): set(indices.tolist()) for split, indices in self._datasets.used(job.config).items()}
+            for job in task.jobs
+        ]
+        images = {index for splits in used for indices in splits.values() for index in indices}
         decoded = images - self._decoded[source]
         self._decoded[source] |= images
         cost = Cost(
@@ -145,8 +148,8 @@ class _Counter:
         decode_s = self._book.decode_s(source)
         cost += Cost(seconds=0.0 if not cost.decoded else None if decode_s is None else cost.decoded * decode_s)
         for job, splits in zip(task.jobs, used, strict=True):
-            cost += self._training(job.config, {str(split): len(indices) for split, indices in splits.items()})
-            cost += self._encoding(job.config, source, {int(i) for indices in splits.values() for i in indices})
+            cost += self._training(job.config, {split: len(indices) for split, indices in splits.items()})
+            cost += self._encoding(job.config, source, splits)
         return cost
 
     def _decoded_bytes(self, task: Task, images: int) -> int | None:
@@ -169,20 +172,23 @@ class _Counter:
         price = self._book.price(config).train_s
         return Cost(visits=visits, seconds=None if price is None else visits * price)
 
-    def _encoding(self, config: TrainConfig, source: str, images: set[int]) -> Cost:
-        price, cost = self._book.price(config), Cost()
-        for prefix in encoded_prefixes(config):
-            new = images - self._encoded[source + prefix]
-            self._encoded[source + prefix] |= images
-            if new:
-                seconds = None if price.encode_s is None else len(new) * price.encode_s
-                size = None if price.row_bytes is None else len(new) * price.row_bytes
-                cost += Cost(encoded=len(new), seconds=seconds, cache_bytes=size)
-        return cost
+    def _encoding(self, config: TrainConfig, source: str, splits: Mapping[str, set[int]]) -> Cost:
+        train, others, new = splits["train"], splits["val"] | splits["test"], 0
+        for prefix, views in encoded_views(config).items():
+            for view, images in (("", others), *((view, train) for view in sorted(views))):
+                known = self._encoded[source + prefix + view]
+                new += len(images - known)
+                known |= images
+        if not new:
+            return Cost()
+        price = self._book.price(config)
+        seconds = None if price.encode_s is None else new * price.encode_s
+        size = None if price.row_bytes is None else new * price.row_bytes
+        return Cost(encoded=new, seconds=seconds, cache_bytes=size)
 
 
 def table(plan: Plan) -> str:
-    """The plan as lines: a row for tasks of the same kind."""
+    """The plan as lines: a caption, then a row for tasks of the same kind."""
     rows: dict[str, list[tuple[Task, Cost]]] = defaultdict(list)
     for task, cost in zip(plan.tasks, plan.costs, strict=True):
         rows[_label(task)].append((task, cost))
@@ -194,7 +200,7 @@ def table(plan: Plan) -> str:
         label = f"{len(rows) - _ROWS_SHOWN} more kinds"
         lines.append(_line(label, [task for task, _ in rest], sum((cost for _, cost in rest), Cost())))
     lines.append(_line(f"all, {plan.at_once} at once" if plan.at_once > 1 else "all", plan.tasks, plan.total))
-    return aligned(lines)
+    return f"at most, were nothing kept yet:\n{aligned(lines)}"
 
 
 def comparison(plan: Plan, records: Iterable[RunRecord], seconds: float) -> str:

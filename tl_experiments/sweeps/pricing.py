@@ -12,8 +12,7 @@ from typing import Any
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.sweeps.costs import CostBook, Price
 from tl_experiments.sweeps.local import Slots, job_environment, server
-from tl_experiments.sweeps.tasks import keeps_activations
-from tl_experiments.training.groups import source_key
+from tl_experiments.training.groups import source_key, why_live
 
 
 def complete(book: CostBook, prices: Sequence[TrainConfig], sources: Sequence[TrainConfig], where: Slots) -> None:
@@ -68,7 +67,7 @@ def _measure(
             report.send(("decoding", config, seconds))
     for config in prices:
         try:
-            measured = pricing.measure(config, keeps_activations(config))
+            measured = pricing.measure(config, why_live(config) is None)
         except Exception:
             continue  # the run itself will say what is wrong with it
         value: dict[str, Any] = dataclasses.asdict(measured)

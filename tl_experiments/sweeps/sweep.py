@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import StorageError, UserError
 from tl_experiments.interrupt import Interrupted
-from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
+from tl_experiments.records import RECORD_FILE, STACKS_FOLDER, RunRecord, remove_resume_points, remove_stale_temporaries
 from tl_experiments.sweeps.costs import CostBook
 from tl_experiments.sweeps.display import Board, shown
 from tl_experiments.sweeps.jobs import Job
@@ -153,6 +154,8 @@ def _close(ledger: Ledger) -> None:
             entry.state, entry.cause = "interrupted", "the command ended before the job did; run it again"
         elif entry.state == "pending":
             entry.state, entry.cause = "skipped", "the command ended before its turn; run it again"
+    if all(entry.state == "ok" for entry in ledger.jobs.values()):
+        shutil.rmtree(ledger.folder / STACKS_FOLDER, ignore_errors=True)  # of groups that were split since
     ledger.write()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,11 +13,10 @@ from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import ConfigError
 from tl_experiments.strategies.plans import frozen_prefix
 from tl_experiments.sweeps.jobs import Job
-from tl_experiments.training.groups import ALONE, SharedWork, group_key, source_key
+from tl_experiments.training.groups import ALONE, LEAST_VISITS, SharedWork, group_key, source_key, why_live
 from tl_experiments.types import Block, ModelLayout, Phase
 
 LOG_FILE = "job.log"
-_LEAST_PASSES = 1.5  # over the images, below which a phase computes its frozen part anew
 
 
 def _any_net() -> ModelLayout:
@@ -95,7 +95,7 @@ def make_tasks(jobs: Sequence[Job], todo: Sequence[Job], stored: Sequence[Sequen
 
 def trains_live(config: TrainConfig) -> bool:
     """Whether some phase of the run needs the images' pixels at every step."""
-    return not keeps_activations(config) or any(frozen == 0 for frozen in _frozen_prefixes(config))
+    return why_live(config) is not None or any(frozen == 0 for frozen in _frozen_prefixes(config))
 
 
 def is_fused(config: TrainConfig) -> bool:
@@ -103,35 +103,42 @@ def is_fused(config: TrainConfig) -> bool:
     return group_key(config) is not None
 
 
-def encoded_prefixes(config: TrainConfig) -> list[str]:
-    """Names of the frozen prefixes whose activations the run keeps, one for each cut; equal names are shared."""
-    if not keeps_activations(config):
-        return []
+def encoded_views(config: TrainConfig) -> dict[str, frozenset[str]]:
+    """Frozen prefixes whose activations the run keeps, one for each cut; equal names are shared.
+
+    Returns:
+        For each, the views in which it sees training images: ``""`` as they are, as it sees those of val and test.
+    """
+    if why_live(config) is not None:
+        return {}
+    epochs_in_all = config.trainer.max_epochs
     try:
         plan = config.freeze_strategy.plan(_ANY_NET)
     except ConfigError:  # it names blocks of a certain net
-        return [_prefix(config, repr(config.freeze_strategy))]
+        return {_prefix(config, repr(config.freeze_strategy)): _views(config, 0, epochs_in_all)}
     ends = [*(phase.start_fraction for phase in plan[1:]), 1.0]
-    epochs = [(end - phase.start_fraction) * config.trainer.max_epochs for phase, end in zip(plan, ends, strict=True)]
-    depths = [len(_ANY_NET.blocks) - frozen_prefix(phase, _ANY_NET) for phase in plan]
-    worth_it = [
-        depth
-        for depth, passes in zip(depths, epochs, strict=True)
-        if depth < len(_ANY_NET.blocks) and (passes >= _LEAST_PASSES or is_fused(config))
-    ]
-    return [_prefix(config, str(depth)) for depth in dict.fromkeys(worth_it)]
+    found: dict[str, frozenset[str]] = {}
+    for phase, end in zip(plan, ends, strict=True):
+        first, last = phase.start_fraction * epochs_in_all, end * epochs_in_all
+        depth = len(_ANY_NET.blocks) - frozen_prefix(phase, _ANY_NET)
+        if depth < len(_ANY_NET.blocks) and (last - first >= LEAST_VISITS or is_fused(config)):
+            name = _prefix(config, str(depth))
+            found[name] = found.get(name, frozenset()) | _views(config, math.floor(first), math.ceil(last))
+    return found
 
 
-def keeps_activations(config: TrainConfig) -> bool:
-    """Whether frozen parts are computed once an image, rather than in each step."""
-    cache, augmentation = config.feature_cache, config.augmentation.name
-    augmented = augmentation != "none" and (cache.views is None or augmentation in ("mixup", "cutmix"))
-    return cache.name != "off" and not augmented
+def _views(config: TrainConfig, first_epoch: int, end_epoch: int) -> frozenset[str]:
+    """What the epochs [first_epoch, end_epoch) see, which go through the random views in turn."""
+    views = config.feature_cache.views
+    if config.augmentation.name == "none" or views is None:
+        return frozenset({""})
+    return frozenset(f"{config.augmentation} {epoch % views}" for epoch in range(first_epoch, end_epoch))
 
 
 def _prefix(config: TrainConfig, cut: str) -> str:
     seed = config.seed if config.backbone.weights == "random" else None
-    return repr((config.backbone, seed, config.trainer.precision, config.trainer.memory_format, cut))
+    kept = (config.trainer.precision, config.trainer.memory_format, config.feature_cache.dtype)
+    return repr((config.backbone, seed, *kept, cut))
 
 
 def _again(jobs: Sequence[Job], stored: Sequence[Sequence[str]]) -> list[tuple[Job, ...]]:

@@ -81,7 +81,6 @@ def make_record(
         classes=spec.classes,
         data={
             "fingerprint": spec.fingerprint,
-            "listing": spec.listing,
             "sizes": dict(spec.sizes),
             "labels_spent": spec.sizes["train"] + spec.sizes["val"],
             "notes": list(spec.notes),

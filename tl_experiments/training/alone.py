@@ -12,13 +12,14 @@ from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
+from tl_experiments.strategies.plans import trains_head_only
 from tl_experiments.training.account import Trained, make_record, training_notes, write_start
 from tl_experiments.training.build import build
 from tl_experiments.training.checkpoint import write_checkpoint
 from tl_experiments.training.disk import check_space
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name
 from tl_experiments.training.fit import fit
-from tl_experiments.training.groups import SharedWork, Told
+from tl_experiments.training.groups import SharedWork, Told, why_alone
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.outputs import write_results
@@ -39,6 +40,8 @@ def run_alone(cfg: TrainConfig, target: Path, shared: SharedWork, progress: Told
     parts = build(cfg, shared)
     for line in summary_lines(cfg, parts, device_name(accelerator), precision):
         logger.info(line)
+    if trains_head_only(cfg.freeze_strategy):  # of others nobody expects to be trained together
+        logger.info("trains alone: %s", why_alone(cfg))
     (target / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
     remove_stale_temporaries(target)
     check_space(cfg, parts, target)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from tl_experiments.backbones.layout import layout_of
 from tl_experiments.backbones.report import WeightsReport
 from tl_experiments.backbones.timm_backbone import InputSpec, TimmBackbone, build_backbone, input_spec
-from tl_experiments.cache.store import Store
 from tl_experiments.config.heads import SolvedHead
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
@@ -26,6 +23,7 @@ from tl_experiments.training.groups import ALONE, SharedWork
 from tl_experiments.training.model import TransferModel
 from tl_experiments.training.optimization import check_optimizer
 from tl_experiments.training.phases import PhaseSteps, phase_steps
+from tl_experiments.training.storage import store_of
 from tl_experiments.types import ModelLayout, Objective, Phase
 
 
@@ -74,12 +72,6 @@ def open_backbone(cfg: TrainConfig) -> TimmBackbone:
     """
     seed = derive(cfg.seed, "backbone")
     return build_backbone(cfg.backbone, seed, cfg.dataset.channels, tokens=cfg.head.reads_tokens)
-
-
-def store_of(cfg: TrainConfig) -> Store:
-    """Where decoded images and activations are kept."""
-    folder = cfg.feature_cache.dir or Path(cfg.output_dir, ".cache")
-    return Store(Path(os.path.expandvars(folder)).expanduser(), cfg.feature_cache.max_bytes)
 
 
 @dataclass(frozen=True)

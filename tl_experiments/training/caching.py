@@ -12,27 +12,27 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from tl_experiments.config.datasets import CutMix, MixUp
 from tl_experiments.config.running import FeatureCacheAuto
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.data.device import to_device
+from tl_experiments.data.device import Room, to_device
 from tl_experiments.features.activations import Activations
-from tl_experiments.features.batches import CachedData
+from tl_experiments.features.batches import CachedData, count_items
 from tl_experiments.features.encoding import compiled, compiling_pays, encoding_batch
 from tl_experiments.features.keys import ActivationFacts, activation_key
 from tl_experiments.features.memory_table import MemoryTable
 from tl_experiments.features.rows import Column, columns_of, rounding, row_bytes
 from tl_experiments.features.split import Split, split
-from tl_experiments.training.build import Parts, store_of
+from tl_experiments.training.build import Parts
 from tl_experiments.training.environment import autocast, device_of
+from tl_experiments.training.groups import LEAST_VISITS, why_live
 from tl_experiments.training.phases import PhaseSteps
+from tl_experiments.training.storage import store_of
 from tl_experiments.types import Batch
 
 # Bytes that are read and floating-point operations that are done in the same time, as a rule of thumb: 1 GB/s from a
 # disk to 50 GFLOP/s of a core; 10 GB/s from memory to 20 TFLOP/s of a GPU. No measurement, so that the same run takes
 # the same way everywhere.
 _FLOPS_A_BYTE = {"cpu": 50, "gpu": 2000}
-_LEAST_VISITS = 1.5  # of each image: encoding costs one
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,22 @@ def cached_phase(cfg: TrainConfig, parts: Parts, phase: PhaseSteps, accelerator:
 
     The model stands on its device and has begun the phase; its frozen part is as the phase will use it.
     """
-    if reason := _rules_out(cfg):
+    if reason := why_live(cfg):
         return reason
     if phase.phase.lr_multiplier.keys() >= parts.model.layout.blocks[0].parameters.keys():
         return "nothing is frozen"
-    if _visits(parts, phase) < _LEAST_VISITS:
+    if _visits(parts, phase) < LEAST_VISITS:
         return "the phase sees most images once"
     cut = split(parts.model, phase.phase)
     if isinstance(cut, str):
         return cut
-    return open_activations(cfg, parts, cut, accelerator, precision)
+    return open_activations(cfg, parts, cut, accelerator, precision, count_items([parts.data]))
 
 
-def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: str, precision: str) -> Cached | str:
-    """The tables of a cut, or in a few words why they are no use."""
+def open_activations(
+    cfg: TrainConfig, parts: Parts, cut: Split, accelerator: str, precision: str, items: int
+) -> Cached | str:
+    """The tables of a cut, each for so many items, or in a few words why they are no use."""
     assert isinstance(cfg.feature_cache, FeatureCacheAuto)
     data, device = parts.data, device_of(accelerator)
     dtype = getattr(torch, cfg.feature_cache.dtype) if cfg.feature_cache.dtype else None
@@ -92,9 +94,10 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
         kept = f"Activations kept as {cfg.feature_cache.dtype}"
         notes = (f"{kept}: they differ by up to {share:.1e} of their largest value.",)
     views: Sequence[int | None] = range(cfg.feature_cache.views or 0) if _augmented(cfg) else [None]
-    store, rows = store_of(cfg), min(data.n_items, sum(data.spec.sizes.values()))
-    compiles = compiling_pays(device, sum(data.spec.sizes.values()))
+    store, compiles = store_of(cfg), compiling_pays(device, items)
     prefix = compiled(cut.prefix) if compiles else cut.prefix
+    room = Room(hold_bytes(cfg, device))  # one for all views
+    memory = room if device.type == "cpu" else Room(room.left)
     found: dict[int | None, Activations] = {}
     for view in dict.fromkeys([None, *views]):
         facts = ActivationFacts(
@@ -112,10 +115,9 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
             "cut": cut.cut,
             "view": "" if view is None else str(view),
         }
-        hold = hold_bytes(cfg, device)
-        table = store.open(activation_key(cut, facts), size, rows, about)
-        if table is None and rows * size > hold:
-            return f"{rows * size:,} bytes of activations fit neither into {store.folder} nor into memory"
+        table = store.open(activation_key(cut, facts), size, items, about)
+        if table is None and not memory.take(items * size):
+            return f"{items * size:,} bytes of activations fit neither into {store.folder} nor into memory"
         found[view] = Activations(
             MemoryTable(size) if table is None else table,
             columns,
@@ -123,7 +125,7 @@ def open_activations(cfg: TrainConfig, parts: Parts, cut: Split, accelerator: st
             partial(data.images, view=view),
             partial(autocast, accelerator, precision),
             device,
-            hold,
+            room,
         )
     return Cached(cut, CachedData(data, found[None], [found[view] for view in views]), size, notes)
 
@@ -133,16 +135,6 @@ def _rounding(parts: Parts, cut: Split, columns: Sequence[Column], accelerator: 
     images = parts.data.images(parts.data.items("train")[: encoding_batch(device_of(accelerator))])
     with torch.no_grad(), autocast(accelerator, precision):
         return rounding(cut.prefix(to_device(images, device_of(accelerator))), columns)
-
-
-def _rules_out(cfg: TrainConfig) -> str | None:
-    if not isinstance(cfg.feature_cache, FeatureCacheAuto):
-        return "feature_cache=off"
-    if isinstance(cfg.augmentation, (MixUp, CutMix)):
-        return f"augmentation={cfg.augmentation.name} mixes images"
-    if _augmented(cfg) and cfg.feature_cache.views is None:
-        return f"augmentation={cfg.augmentation.name} makes each view anew (feature_cache.views=k would keep k)"
-    return None
 
 
 def _augmented(cfg: TrainConfig) -> bool:

@@ -32,17 +32,24 @@ def bytes_to_write(cfg: TrainConfig, parts: Parts) -> int:
     return _POINTS * point + predictions + checkpoint
 
 
-def check_space(cfg: TrainConfig, parts: Parts, folder: Path) -> None:
+def check_space(cfg: TrainConfig, parts: Parts, folder: Path, runs: int = 1) -> None:
     """Refuse a run whose files will not fit; what an earlier attempt left in ``folder`` is replaced and counts as free.
+
+    Args:
+        cfg: Of the run.
+        parts: What it works with.
+        folder: Of the run.
+        runs: How many of its size are written beside each other.
 
     Raises:
         StorageError: Before anything is written.
     """
     there = sum(path.stat().st_size for path in folder.glob("*") if path.is_file()) if folder.is_dir() else 0
-    need, free = bytes_to_write(cfg, parts), free_bytes(folder) + there
+    need, free = runs * bytes_to_write(cfg, parts), free_bytes(folder) + there
     if need > free:
+        what = "the run needs" if runs == 1 else f"{runs} runs need"
         raise StorageError(
-            str(folder), f"the run needs up to {need:,} bytes there, {free:,} are free", "make room, or output_dir=..."
+            str(folder), f"{what} up to {need:,} bytes there, {free:,} are free", "make room, or output_dir=..."
         )
 
 

@@ -83,19 +83,18 @@ def fit(
             continue
         inside = point if point is not None and phase.first_step < point.step else None
         parts.model.begin(phase.phase)
-        cached = cached_phase(cfg, parts, phase, accelerator, precision)
+        for earlier in found.values():
+            earlier.data.close()
+        with _ending(module):
+            cached = cached_phase(cfg, parts, phase, accelerator, precision)
         if line := describe(cached):
             logger.info("phase %d   %s", phase.number, line)
         if isinstance(cached, Cached):
             found[phase.number] = cached
             for note in cached.notes:
                 logger.info("phase %d   %s", phase.number, note)
-            try:
+            with _ending(module):
                 cached.data.ensure(max(done, phase.first_step), phase.end_step)
-            except Interrupted as error:
-                if module is None:
-                    raise
-                module.end(error.signum)  # the phase before is done
         if trainer is not None and module is not None:
             _release(trainer, module)
         module = TransferModule(
@@ -154,6 +153,7 @@ class _Saver:
         self._cfg, self._parts, self._history = cfg, parts, history
         self._timer = WritingTimer(cfg.trainer.resume_interval_s)
         self._run = {
+            "way": f"feature_cache={cfg.feature_cache.name}",
             "job": job_id(cfg),
             "data": parts.data.spec.fingerprint,
             "weights": parts.weights.sha256 or parts.weights.source,
@@ -198,6 +198,17 @@ def _digest(phase: PhaseSteps) -> str:
     content = hashlib.sha256(repr(sorted(phase.phase.lr_multiplier.items())).encode()).hexdigest()[:8]
     steps, n = f"{phase.first_step} to {phase.end_step}", len(phase.phase.lr_multiplier)
     return f"steps {steps}, {n} tensors, norm statistics {phase.phase.norm_stats}, rates {content}"
+
+
+@contextmanager
+def _ending(module: TransferModule | None) -> Iterator[None]:
+    """For work between two phases: where a signal ends it, a resume point is written; the phase before is done."""
+    try:
+        yield
+    except Interrupted as error:
+        if module is None:
+            raise
+        module.end(error.signum)
 
 
 @contextmanager

@@ -34,6 +34,7 @@ class SharedWork:
 
 
 ALONE = SharedWork()
+LEAST_VISITS = 1.5  # of each image in a phase, below which its frozen part is computed anew: encoding costs one
 
 
 Told = Callable[[int, int], None]  # optimizer steps done, of how many
@@ -73,19 +74,29 @@ def why_alone(config: TrainConfig) -> str | None:
     """Why the run needs Lightning's loop, in a few words; None where heads on fixed features do."""
     trainer = config.trainer
     reasons = {
-        "feature_cache=off": config.feature_cache.name == "off",
         f"freeze_strategy={config.freeze_strategy.name}": not trains_head_only(config.freeze_strategy),
-        f"augmentation={config.augmentation.name}": config.augmentation.name != "none"
-        and (config.feature_cache.views is None or config.augmentation.name in ("mixup", "cutmix")),
         f"head={config.head.name}": not (config.head.is_solved or isinstance(config.head, Linear)),
         "head.dropout": isinstance(config.head, Linear) and config.head.dropout > 0,
         f"optimizer={config.optimizer.name}": not isinstance(config.optimizer, (AdamW, SGD)),
         "trainer.ema_decay": trainer.ema_decay is not None,
         "trainer.early_stopping_patience": trainer.early_stopping_patience is not None,
         "trainer.accumulation": trainer.accumulation > 1,
+        "trainer.compile_backend": trainer.compile_backend is not None,
         "debug.profile": config.debug.profile,
         "a backbone that is re-initialised": config.freeze_strategy.reinitialize_backbone,
     }
     if config.head.is_solved:
         return None
-    return next((reason for reason, applies in reasons.items() if applies), None)
+    return why_live(config) or next((reason for reason, applies in reasons.items() if applies), None)
+
+
+def why_live(config: TrainConfig) -> str | None:
+    """Why frozen parts are computed in each step, in a few words; None where they are computed once an image."""
+    name, cache = config.augmentation.name, config.feature_cache
+    if cache.name == "off":
+        return "feature_cache=off"
+    if name in ("mixup", "cutmix"):
+        return f"augmentation={name} mixes images"
+    if name != "none" and cache.views is None:
+        return f"augmentation={name} makes each view anew (feature_cache.views=k would keep k)"
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NoReturn
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.data.dataset import Batches
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.strategies.apply import param_groups
 from tl_experiments.training.audit import FreezeAudit, live_statistics
@@ -78,6 +79,7 @@ class TransferModule(pl.LightningModule):
         self.predictions: Predictions | None = None
         self.ema: Ema | None = None
         self._save = save
+        self._shows_average = False
         self._schedule = schedule(cfg.scheduler, phase.steps)
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._loss: Tensor | None = None  # of the step in progress
@@ -95,10 +97,26 @@ class TransferModule(pl.LightningModule):
     # Data: Lightning asks for a loader at the start of each of its epochs, which are our chunks.
 
     def train_dataloader(self) -> Iterable[Any]:
-        return self.data.train_batches(*self.chunks[self.trainer.current_epoch])
+        return self._fetching(self.data.train_batches(*self.chunks[self.trainer.current_epoch]))
 
     def val_dataloader(self) -> Iterable[Any]:
-        return self.data.eval_loader("val")
+        return self._fetching(self.data.eval_loader("val"))
+
+    def _fetching(self, batches: Batches) -> Batches:
+        """The same batches; a signal that comes while one is made, which may mean a whole split, ends the run there."""
+
+        def start() -> Iterator[Batch]:
+            coming = iter(batches)
+            while True:
+                try:
+                    batch = next(coming)
+                except StopIteration:
+                    return
+                except Interrupted as error:
+                    self.end(error.signum)
+                yield batch
+
+        return Batches(start, len(batches))
 
     # Training
 
@@ -233,8 +251,14 @@ class TransferModule(pl.LightningModule):
             if self.point is not None:
                 self.ema.load(self.point.ema)
 
+    def _show_average(self, shown: bool) -> None:
+        if self.ema is not None and shown != self._shows_average:
+            self.ema.swap(self.model)
+            self._shows_average = shown
+
     def end(self, signum: int) -> NoReturn:
         """Write a resume point, between two steps, and end the run for a signal."""
+        self._show_average(False)  # the weights that train are saved
         self._save(self, True)
         raise Interrupted(signum, f"after step {self.step} of {self.parts.phases[-1].end_step}")
 
@@ -256,16 +280,12 @@ class TransferModule(pl.LightningModule):
     def on_validation_start(self) -> None:
         interrupt.take_back()
         self._begin_average()
-        if self.ema is not None:
-            self.ema.swap(self.model)
+        self._show_average(True)
 
     def on_validation_end(self) -> None:
-        if self.ema is not None:
-            self.ema.swap(self.model)
+        self._show_average(False)
 
     def on_validation_batch_end(self, *_: Any) -> None:
-        if interrupt.requested() is not None:
-            self.on_validation_end()  # the weights that train are saved, not their average
         self._end_if_asked()
 
     def on_test_start(self) -> None:

@@ -14,6 +14,7 @@ from tl_experiments.data.splits import Indices, Splits, few
 from tl_experiments.errors import DataError
 from tl_experiments.records import RunRecord
 from tl_experiments.training.groups import source_key
+from tl_experiments.training.storage import store_of
 
 
 class Datasets:
@@ -54,21 +55,28 @@ def check_data(configs: Iterable[TrainConfig]) -> Datasets:
 
 
 def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
-    """Compare folders with what finished runs saw, by names and sizes: an old result must not pass for a new one.
+    """Compare folders with what finished runs saw, by contents: an old result must not pass for a new one.
+
+    Files whose digests are known and that look untouched are not read.
 
     Raises:
-        DataError: Images came, went or changed their size since one of the runs.
+        DataError: Images came, went or changed since one of the runs, or cannot be read.
     """
+    sources: dict[str, Source] = {}
     now: dict[str, str] = {}
     for config, record in done:
-        if isinstance(config.dataset, ImageFolder):
-            key = f"{config.dataset.root} {config.dataset.allow_empty}"
-            if key not in now:
-                now[key] = open_source(config.dataset).listing
-            if now[key] != record.data["listing"]:
-                raise DataError(
-                    str(config.dataset.root),
-                    f"its images changed since job {record.job_id} ran "
-                    f"(listing {record.data['listing'][:12]} then, {now[key][:12]} now)",
-                    "give another name= for a fresh sweep, or remove the old one's folder",
-                )
+        dataset = config.dataset
+        if not isinstance(dataset, ImageFolder):
+            continue
+        source, key = source_key(dataset), repr(dataset)
+        if source not in sources:
+            sources[source] = open_source(dataset, store_of(config).digests)
+        if key not in now:
+            now[key] = divide(sources[source], dataset, config.seed).fingerprint
+        then = record.data["fingerprint"]
+        if now[key] != then:
+            raise DataError(
+                str(dataset.root),
+                f"its images changed since job {record.job_id} ran (fingerprint {then[:12]} then, {now[key][:12]} now)",
+                "give another name= for a fresh sweep, or remove the old one's folder",
+            )

@@ -7,21 +7,22 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tl_experiments import interrupt
-from tl_experiments.backbones.timm_backbone import TimmBackbone
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.errors import TrainingError, UserError
+from tl_experiments.features.batches import count_items
 from tl_experiments.features.split import split
 from tl_experiments.heads.linear import LinearHead
-from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
+from tl_experiments.records import RECORD_FILE, RunRecord, remove_stale_temporaries
 from tl_experiments.training.account import Trained, make_record, write_start
-from tl_experiments.training.build import OpenImages, Parts, assemble, open_backbone, open_data, open_images
+from tl_experiments.training.build import assemble, open_backbone, open_data, open_images
 from tl_experiments.training.caching import Cached, open_activations
 from tl_experiments.training.checkpoint import write_checkpoint
 from tl_experiments.training.disk import check_space
@@ -32,7 +33,15 @@ from tl_experiments.training.identity import job_id
 from tl_experiments.training.model import TransferModel
 from tl_experiments.training.outputs import write_results
 from tl_experiments.training.solving import solve
-from tl_experiments.training.stacks import Outcome, Probe, Progress, rows_of_metrics, stacks, train_stack
+from tl_experiments.training.stacks import (
+    Outcome,
+    Probe,
+    Progress,
+    remove_stack_points,
+    rows_of_metrics,
+    stacks,
+    train_stack,
+)
 from tl_experiments.training.summary import summary_lines
 from tl_experiments.types import Block, Phase
 
@@ -52,65 +61,79 @@ def train_probes(
         done: Positions that take part because the group fixes the others' last bits, and of which nothing is written.
         progress: ``progress(position, done, total)``, called at every validation.
     """
-    started = time.perf_counter()
-    first = jobs[0][0]
-    accelerator = choose_accelerator(first.trainer)
-    precision = choose_precision(first.trainer, accelerator)
-    probes: list[Probe] = []
-    backbone = open_backbone(first)
-    images = open_images(first, backbone, shared)
-    for opened in _open_all(jobs, done, backbone.to(device_of(accelerator)), images, started):
-        if isinstance(opened, Probe):
-            probes.append(opened)
-        else:
-            yield opened
-    if not probes:
+    group = _open(jobs, shared, done)
+    yield from ((position, error) for position, error in group.errors.items() if position not in done)
+    if not (wanted := [probe for probe in group.probes if probe.position not in done]):
         return
-    lead, wanted = probes[0], [probe for probe in probes if probe.position not in done]
-    for line in summary_lines(lead.cfg, lead.parts, device_name(accelerator), precision):
+    lead = group.probes[0]
+    check_space(lead.cfg, lead.parts, lead.history.folder, runs=len(wanted))
+    for line in summary_lines(lead.cfg, lead.parts, device_name(group.accelerator), group.precision):
         logger.info(line)
-    if len(probes) > 1:
-        logger.info("together  %d heads on the same features; the lines above are those of the first", len(probes))
-    cached = _features(lead, accelerator, precision)
+    if len(group.probes) > 1:
+        logger.info("together  %d heads on the same features; the lines above are of the first", len(group.probes))
+    cached = _features(group)
+    if isinstance(cached, str):
+        yield from _alone(jobs, wanted, cached, shared, progress)
+        return
     for note in cached.notes:
         logger.info("note      %s", note)
     with interrupt.postponed(), ThreadPoolExecutor(_WRITERS) as writers:
-        work = _encode(cached, probes)
+        work = _encode(cached, group.probes)
         list(writers.map(_begin, wanted))
-        for stack in stacks(probes):
+        prepared = (time.perf_counter() - group.started) / len(jobs)
+        for stack in stacks(group.probes):
             mine = [probe for probe in stack if probe in wanted]
             if not mine:
                 continue
+            begun = time.perf_counter()
             train = solve if stack[0].cfg.head.is_solved else train_stack
             ended = dict(zip((probe.position for probe in stack), train(stack, cached.data, progress), strict=True))
-            share = (time.perf_counter() - started) / len(jobs)
-            write = partial(
-                _finish,
-                accelerator=accelerator,
-                precision=precision,
-                share=share,
-                together=len(probes),
-                notes=cached.notes,
-            )
-            costs = [work, *({} for _ in mine[1:])]  # what all share is entered once
-            for probe, result in zip(
-                mine, writers.map(write, mine, [ended[p.position] for p in mine], costs), strict=True
-            ):
-                yield probe.position, result
-            work = {}
-            remove_resume_points(stack[0].history.folder)  # of the whole stack: all of it is written by now
+            earlier = group.started - stack[0].history.started  # what a resume point brought
+            seconds = earlier + time.perf_counter() - begun
+            write = partial(_finish, group=group, seconds=prepared + seconds / len(stack), notes=cached.notes)
+            results = []
+            for probe in mine:
+                outcome = ended[probe.position]
+                results.append(writers.submit(write, probe, outcome, work))
+                work = {} if isinstance(outcome, Outcome) else work  # what all share is entered once
+            wait(results)  # whatever happens to one, the others' files are written and told
+            done_well = [(probe, one) for probe, one in zip(mine, results, strict=True) if one.exception() is None]
+            for probe, one in done_well:
+                yield probe.position, one.result()
+            for one in results:
+                one.result()
+            remove_stack_points(stack)
 
 
-def _open_all(
-    jobs: Sequence[tuple[TrainConfig, Path]],
-    done: frozenset[int],
-    backbone: TimmBackbone,
-    images: OpenImages,
-    started: float,
-) -> Iterator[Probe | tuple[int, UserError]]:
+@dataclass(frozen=True)
+class _Group:
+    """Runs that share a backbone, opened.
+
+    Args:
+        probes: Those that can be trained.
+        errors: Position -> why a run cannot.
+        accelerator: ``gpu`` or ``cpu``.
+        precision: Lightning's name of it.
+        started: ``time.perf_counter()``.
+    """
+
+    probes: list[Probe]
+    errors: dict[int, UserError]
+    accelerator: str
+    precision: str
+    started: float
+
+
+def _open(jobs: Sequence[tuple[TrainConfig, Path]], shared: SharedWork, done: frozenset[int]) -> _Group:
     """Each run's parts; what is wrong with one costs only that one."""
+    started = time.perf_counter()
+    first = jobs[0][0]
+    accelerator = choose_accelerator(first.trainer)
+    group = _Group([], {}, accelerator, choose_precision(first.trainer, accelerator), started)
+    backbone = open_backbone(first)
+    images = open_images(first, backbone, shared)
+    backbone.to(device_of(accelerator))
     datasets: dict[str, TransferDataModule] = {}
-    lead: Parts | None = None
     for position, (cfg, folder) in enumerate(jobs):
         few = cfg.dataset.shots is not None or cfg.dataset.label_fraction is not None
         seed = cfg.seed if few and cfg.dataset.subset_seed is None else None
@@ -119,30 +142,52 @@ def _open_all(
             if key not in datasets:
                 datasets[key] = open_data(cfg, images)
             data = datasets[key].ordered(cfg.seed, cfg.trainer.batch_size, cfg.trainer.eval_batch_size)
-            same = lead is not None and cfg.head == jobs[0][0].head
-            parts = assemble(cfg, data, backbone, lead.model.layout if lead is not None and same else None)
-            check_space(cfg, parts, folder)
+            same = [probe for probe in group.probes[:1] if probe.cfg.head == cfg.head]
+            parts = assemble(cfg, data, backbone, same[0].parts.model.layout if same else None)
         except UserError as error:
-            yield position, error
+            group.errors[position] = error
             continue
-        lead = lead or parts
         steps_per_epoch = 1 if cfg.head.is_solved else data.steps_per_epoch
         history = History(folder, steps_per_epoch, started, quiet=len(jobs) > 1, writes=position not in done)
-        yield Probe(position, job_id(cfg), cfg, parts, history)
+        group.probes.append(Probe(position, job_id(cfg), cfg, parts, history, key))
+    return group
 
 
-def _features(lead: Probe, accelerator: str, precision: str) -> Cached:
-    """Where the features of the frozen backbone are kept."""
+def _alone(
+    jobs: Sequence[tuple[TrainConfig, Path]],
+    wanted: Sequence[Probe],
+    reason: str,
+    shared: SharedWork,
+    progress: Progress,
+) -> Iterator[tuple[int, RunRecord | UserError]]:
+    """Train one after the other with Lightning where features cannot be kept."""
+    from tl_experiments.training.alone import run_alone
+
+    logger.info("features  cannot be kept (%s): each run computes them in every step", reason)
+    for probe in wanted:
+        cfg, folder = jobs[probe.position]
+        if cfg.head.is_solved:
+            yield probe.position, TrainingError("feature_cache", reason, "head=linear trains without kept features")
+            continue
+        try:
+            yield probe.position, run_alone(cfg, folder, shared, partial(progress, probe.position))
+        except UserError as error:
+            yield probe.position, error
+
+
+def _features(group: _Group) -> Cached | str:
+    """Where the features of the frozen backbone are kept, or in a few words why they cannot be."""
+    lead = group.probes[0]
     model, phase = lead.parts.model, lead.parts.phases[0].phase
     if not model.layout.head.parameters:  # the cut is before what trains
         model, phase = _with_a_linear_head(lead)
     model.begin(phase)
     model.eval()
     cut = split(model, phase)
-    cached = cut if isinstance(cut, str) else open_activations(lead.cfg, lead.parts, cut, accelerator, precision)
-    if isinstance(cached, str):
-        raise TrainingError("feature_cache", cached, "head=linear feature_cache=off computes features in every step")
-    return cached
+    if isinstance(cut, str):
+        return cut
+    items = count_items([probe.parts.data for probe in group.probes])
+    return open_activations(lead.cfg, lead.parts, cut, group.accelerator, group.precision, items)
 
 
 def _with_a_linear_head(probe: Probe) -> tuple[TransferModel, Phase]:
@@ -158,7 +203,7 @@ def _with_a_linear_head(probe: Probe) -> tuple[TransferModel, Phase]:
 def _encode(cached: Cached, probes: Sequence[Probe]) -> dict[str, Any]:
     """Encode what is missing of all runs' images; returns what that took."""
     begun = time.perf_counter()
-    cached.data.ensure_all([probe.parts.data for probe in probes])
+    cached.data.ensure_all([(probe.parts.data, probe.cfg.trainer.max_epochs) for probe in probes])
     seconds = time.perf_counter() - begun
     logger.info("features  %d images encoded in %.1f s, the rest was there", cached.data.encoded, seconds)
     decoded = cached.data.data.images_decoded
@@ -176,10 +221,8 @@ def _finish(
     outcome: Outcome | UserError,
     work: Mapping[str, Any],
     *,
-    accelerator: str,
-    precision: str,
-    share: float,
-    together: int,
+    group: _Group,
+    seconds: float,
     notes: tuple[str, ...],
 ) -> RunRecord | UserError:
     """Write everything that a run leaves, the record last."""
@@ -190,9 +233,9 @@ def _finish(
     history.restore_best(parts.model)
     write_results(folder, parts.data, history, outcome.test)
     write_checkpoint(folder, cfg, identity, parts)
-    counts = {"images_decoded": 0, "images_encoded": 0, "cached_phases": [0], "together": together, **work}
+    counts = {"images_decoded": 0, "images_encoded": 0, "cached_phases": [0], "together": len(group.probes), **work}
     (metrics,) = rows_of_metrics(outcome.test.logits[None], outcome.test.label)
     trained = Trained(metrics, outcome.last_step, 1, counts, (*outcome.notes, *notes))
-    record = make_record(cfg, identity, parts, history, trained, accelerator, precision, share)
+    record = make_record(cfg, identity, parts, history, trained, group.accelerator, group.precision, seconds)
     record.write(folder)
     return record

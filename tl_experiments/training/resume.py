@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tl_experiments.errors import TrainingError
-from tl_experiments.records import write_atomically
+from tl_experiments.records import remove_resume_points, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class ResumePoint:
 def read_resume_point(folder: Path, run: dict[str, Any]) -> ResumePoint | None:
     """The newest undamaged resume point in ``folder``; None where there is none.
 
-    Damaged ones, and what a kill left half written, are removed.
+    Damaged ones, what a kill left half written, and those of a run that was computed in another way are removed.
 
     Raises:
         TrainingError: It belongs to another run: the data or the plan changed since.
@@ -90,6 +90,13 @@ def read_resume_point(folder: Path, run: dict[str, Any]) -> ResumePoint | None:
             _remove(path)
             continue
         point = ResumePoint(**torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+        if point.run.get("way") != run.get("way"):
+            logger.warning(
+                "%s was written on another way (%s then, %s now) and is removed; starting over",
+                path, point.run.get("way"), run.get("way"),
+            )  # fmt: skip
+            remove_resume_points(folder)
+            return None
         if changed := sorted(key for key in run.keys() | point.run.keys() if run.get(key) != point.run.get(key)):
             then, now = (str(of.get(changed[0]))[:80] for of in (point.run, run))
             raise TrainingError(

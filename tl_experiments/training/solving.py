@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from tl_experiments import interrupt
 from tl_experiments.config.heads import KNN, Logistic, SolvedHead
 from tl_experiments.data.items import Split
 from tl_experiments.errors import UserError
@@ -38,6 +39,7 @@ def _solve(probe: Probe, data: CachedData, progress: Progress) -> Outcome | User
     val, label = _features(data, "val")
     index = torch.from_numpy(parts.data.items("val"))
     order = sorted(settings, reverse=True)
+    interrupt.check()
     for step, (outputs, weights) in enumerate(_path(probe, data, order, val), start=1):
         predictions = Predictions(index, label, outputs.cpu())
         if not predictions.finite():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,6 +24,7 @@ from tl_experiments.features.batches import CachedData
 from tl_experiments.probes import updates
 from tl_experiments.probes.metrics import metrics_of_each
 from tl_experiments.probes.stack import ProbeStack, logits
+from tl_experiments.records import STACKS_FOLDER, remove_resume_points
 from tl_experiments.training.build import Parts
 from tl_experiments.training.history import History
 from tl_experiments.training.metrics import Predictions, diverged, first_non_finite
@@ -45,6 +49,7 @@ class Probe:
         cfg: Of the run.
         parts: What it works with; the backbone is everybody's.
         history: Its validations, and its folder.
+        images: Equal for runs that use the same images in the same splits.
     """
 
     position: int
@@ -52,6 +57,7 @@ class Probe:
     cfg: TrainConfig
     parts: Parts
     history: History
+    images: str
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,10 @@ def stacks(probes: Sequence[Probe]) -> list[list[Probe]]:
     """Those that see the same batches in the same order, with an optimizer of one kind, together."""
     found: dict[str, list[Probe]] = {}
     for probe in probes:
-        cfg, data = probe.cfg, probe.parts.data
+        cfg = probe.cfg
         optimizer = dataclasses.asdict(cfg.optimizer) | {"lr": None, "lr_factor": None, "weight_decay": None}
-        batches = [data.spec.fingerprint, cfg.seed, cfg.trainer.batch_size, cfg.trainer.max_epochs]
-        used = [data.items(split).tobytes().hex() for split in ("train", "val", "test")]
-        key = json.dumps([*batches, *used, optimizer, dataclasses.asdict(cfg.head)], sort_keys=True)
+        batches = [probe.images, cfg.seed, cfg.trainer.batch_size, cfg.trainer.max_epochs]
+        key = json.dumps([*batches, optimizer, dataclasses.asdict(cfg.head)], sort_keys=True)
         found.setdefault(key, []).append(probe)
     cut: list[list[Probe]] = []
     for group in found.values():
@@ -85,6 +90,28 @@ def stacks(probes: Sequence[Probe]) -> list[list[Probe]]:
         most = max(1, _MOST_OUTPUTS // (max(spec.sizes["val"], spec.sizes["test"]) * len(spec.classes)))
         cut += [group[start : start + most] for start in range(0, len(group), most)]
     return cut
+
+
+def points_folder(stack: Sequence[Probe]) -> Path:
+    """Where the resume points of a stack stand: a run's own folder, or beside those of the runs that share them.
+
+    The name tells the stack from any other: a group that was split since has stacks, and points, of its own.
+    """
+    folder = stack[0].history.folder
+    if len(stack) == 1:
+        return folder
+    digest = hashlib.sha256(" ".join(probe.identity for probe in stack).encode()).hexdigest()[:12]
+    return folder.parent / STACKS_FOLDER / digest
+
+
+def remove_stack_points(stack: Sequence[Probe]) -> None:
+    """Once all of its runs are done."""
+    folder = points_folder(stack)
+    remove_resume_points(folder)
+    if len(stack) > 1:
+        with suppress(OSError):
+            folder.rmdir()
+            folder.parent.rmdir()
 
 
 def rows_of_metrics(logits: Tensor, label: Tensor) -> list[dict[str, float]]:
@@ -161,11 +188,12 @@ class _Run:
         return [self.errors.get(number, outcome) for number, outcome in enumerate(outcomes)]
 
     def _restore(self) -> ResumePoint | None:
-        point = read_resume_point(self.stack[0].history.folder, self._identity())
+        point = read_resume_point(points_folder(self.stack), self._identity())
         if point is not None:
             self.step = point.step
             for probe, state in zip(self.stack, point.history["runs"], strict=True):
                 probe.history.load_state(state)
+                probe.history.started -= point.elapsed_s
             self.errors = {number: diverged(what) for number, what in point.history["diverged"].items()}
             logger.info("resuming  after step %d of %d", point.step, self.stack[0].parts.phases[-1].end_step)
         return point
@@ -186,11 +214,12 @@ class _Run:
                 losses=torch.empty(0),
                 accumulation=1,
                 elapsed_s=time.perf_counter() - self.stack[0].history.started,
-            ).write(self.stack[0].history.folder)
+            ).write(points_folder(self.stack))
 
     def _identity(self) -> dict[str, Any]:
         lead = self.stack[0].parts
         return {
+            "way": "heads on fixed features",
             "jobs": [probe.identity for probe in self.stack],
             "data": lead.data.spec.fingerprint,
             "weights": lead.weights.sha256 or lead.weights.source,
@@ -231,7 +260,7 @@ class _Run:
             else:
                 train_loss = None if losses is None else float(losses[:, number].mean())
                 lr = None if losses is None else self._last_lr(probe, phase, step)
-                val = Predictions(index, label, outputs[number])
+                val = Predictions(index, label, outputs[number].clone())  # a view would keep all heads' outputs
                 probe.history.enter(
                     phase, step, val, _Weights(heads, number), train_loss, now, lr, metrics[number]
                 )  # fmt: skip
