@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 
 import numpy as np
 import pytest
@@ -137,13 +136,11 @@ def test_the_early_phases(tiny, tmp_path, strategy, epochs, cached_phases):
         ("test_resnet", ["trainer.max_epochs=1"], "the phase sees most images once"),
     ],
 )
-def test_the_reason_why_a_run_trains_live_is_logged(tiny, tmp_path, caplog, monkeypatch, net, overrides, reason):
-    caplog.set_level("INFO", "tl_experiments")
-    monkeypatch.setattr(logging.getLogger("tl_experiments"), "propagate", True)
+def test_the_reason_why_a_run_trains_live_is_logged(tiny, tmp_path, log, net, overrides, reason):
     cached, live = both_ways(tiny, tmp_path, net, "last_n_blocks", *SIX_STEPS, *overrides)
     check_equal(cached, live)
     assert cached.record.work["cached_phases"] == []
-    assert len([line for line in caplog.messages if f"computes its frozen part anew: {reason}" in line]) == 1
+    assert len([line for line in log.messages if f"computes its frozen part anew: {reason}" in line]) == 1
 
 
 # In float64 what is left of the difference is the order of sums.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import re
 from functools import partial
 
@@ -277,13 +276,11 @@ def contents(folder):
         ("augmentation=flip_crop", "augmentation=flip_crop makes each view anew (feature_cache.views=k would keep k)"),
     ],
 )
-def test_a_head_that_trains_alone_says_why(probe, tmp_path, caplog, monkeypatch, override, reason):
-    caplog.set_level("INFO", "tl_experiments")
-    monkeypatch.setattr(logging.getLogger("tl_experiments"), "propagate", True)
+def test_a_head_that_trains_alone_says_why(probe, tmp_path, log, override, reason):
     cfg = probe(override, "trainer.max_epochs=1")
     assert group_key(cfg) is None
     run(cfg, tmp_path / "alone")
-    assert [line for line in caplog.messages if line.startswith("trains alone")] == [f"trains alone: {reason}"]
-    caplog.clear()
+    assert [line for line in log.messages if line.startswith("trains alone")] == [f"trains alone: {reason}"]
+    log.clear()
     run(probe(override, "trainer.max_epochs=1", "freeze_strategy=full"), tmp_path / "full")
-    assert not [line for line in caplog.messages if line.startswith("trains alone")]
+    assert not [line for line in log.messages if line.startswith("trains alone")]

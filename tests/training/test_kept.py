@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 
 import numpy as np
@@ -19,13 +18,6 @@ from tl_experiments.training.build import build
 from tl_experiments.training.checkpoint import load_run
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.run import run
-
-
-@pytest.fixture
-def log(caplog, monkeypatch):
-    caplog.set_level("INFO", "tl_experiments")
-    monkeypatch.setattr(logging.getLogger("tl_experiments"), "propagate", True)
-    return caplog
 
 
 @pytest.fixture
