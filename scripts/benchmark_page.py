@@ -37,8 +37,7 @@ The peers are scripts in [benchmarks/peers/](../benchmarks/peers):
 | `fastai_tune` | fastai's learner, frozen by layer groups |
 | `plain_pass` | decode and encode every image once, keep nothing |
 
-`make bench` runs the reduced sets (small images, few repeats, under a quarter of an hour); the scripts without
-`--short` run the full ones. This page is made from their results by `scripts/benchmark_page.py`.
+`make bench` runs the reduced sets (small images, few repeats); the scripts without `--short` run the full ones. This page is made from their results by `scripts/benchmark_page.py`.
 
 """
 
@@ -52,7 +51,7 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     shown = {
         stem: content
         for stem, content in sorted(results.items())
-        if not (stem.endswith("_short") and stem.removesuffix("_short") in results)
+        if "rows" in content and not (stem.endswith("_short") and stem.removesuffix("_short") in results)
     }
     rows = [(row, content) for content in shown.values() for row in content["rows"]]
     rows.sort(key=lambda pair: (pair[0]["bar"] == "", pair[0]["bar"]))  # stable: otherwise as the scripts wrote them

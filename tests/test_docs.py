@@ -90,7 +90,7 @@ def test_the_page_of_benchmarks_is_what_the_script_makes_of_the_results():
 def test_met_is_what_the_figures_of_a_benchmark_say():
     """The page copies ``met`` from the results; nobody may edit it there."""
     for path in (ROOT / "benchmarks" / "results").glob("*.json"):
-        for row in json.loads(path.read_text())["rows"]:
+        for row in json.loads(path.read_text()).get("rows", ()):  # kills.json has none
             better = (row["value"] - (row["target"] or 0)) * (1 if row["sense"] == ">=" else -1) >= 0
             assert row["met"] is (None if row["target"] is None else better), (path.name, row["what"])
             assert row["low"] <= row["value"] <= row["high"]

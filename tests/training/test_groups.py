@@ -219,15 +219,14 @@ def test_a_group_that_is_split_after_a_resume_point_begins_anew(probe, tmp_path)
         assert states == {0: ("ok", None), 1: ("ok", None)}
 
 
-def test_where_features_cannot_be_kept_heads_train_live(probe, tmp_path, monkeypatch, caplog):
+def test_where_features_cannot_be_kept_heads_train_live(probe, tmp_path, monkeypatch, log):
     configs = [probe("feature_cache=off", f"seed={seed}") for seed in (0, 1)]
     live = [run(config, tmp_path / f"live{number}") for number, config in enumerate(configs)]
     for module in ("probing", "caching"):
         monkeypatch.setattr(f"tl_experiments.training.{module}.split", lambda *_: "a reason")
-    with caplog.at_level("INFO", logger="tl_experiments"):
-        states = together([probe(f"seed={seed}") for seed in (0, 1)], tmp_path)
+    states = together([probe(f"seed={seed}") for seed in (0, 1)], tmp_path)
     assert set(states.values()) == {("ok", None)}
-    assert "features  cannot be kept (a reason): each run computes them in every step" in caplog.messages
+    assert "features  cannot be kept (a reason): each run computes them in every step" in log.messages
     for number, expected in enumerate(live):
         found = RunRecord.read(tmp_path / str(number))
         assert found.metrics == expected.metrics

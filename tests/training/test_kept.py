@@ -111,7 +111,7 @@ def test_half_precision_is_another_job_and_says_what_it_costs(tiny, tmp_path, lo
     assert run(half, tmp_path / "again").notes == found.notes  # though nothing is encoded now
 
 
-def test_numbers_without_room_in_half_precision_are_not_kept(tiny, tmp_path, caplog):
+def test_numbers_without_room_in_half_precision_are_not_kept(tiny, tmp_path, log):
     large = tmp_path / "large.pth"
     state = timm.create_model("test_resnet", num_classes=0).state_dict()
     for name, tensor in state.items():
@@ -119,9 +119,8 @@ def test_numbers_without_room_in_half_precision_are_not_kept(tiny, tmp_path, cap
             tensor.fill_(1e6)
     torch.save(state, large)
     options = ["feature_cache.dtype=float16", f"backbone.weights={large}"]
-    with caplog.at_level("INFO", logger="tl_experiments"):
-        record = run(tiny(*options), tmp_path / "run")
-    assert any("some of its activations are no numbers of float16" in message for message in caplog.messages)
+    record = run(tiny(*options), tmp_path / "run")
+    assert any("some of its activations are no numbers of float16" in message for message in log.messages)
     assert record.work["cached_phases"] == []
 
 
