@@ -37,7 +37,8 @@ The peers are scripts in [benchmarks/peers/](../benchmarks/peers):
 | `fastai_tune` | fastai's learner, frozen by layer groups |
 | `plain_pass` | decode and encode every image once, keep nothing |
 
-`make bench` runs the reduced sets (small images, few repeats); the scripts without `--short` run the full ones. This page is made from their results by `scripts/benchmark_page.py`.
+`make bench` runs the reduced sets (small images, few repeats); the scripts without `--short` run the full ones. This
+page is made from their results by `scripts/benchmark_page.py`.
 
 """
 
