@@ -40,6 +40,10 @@ The peers are scripts in [benchmarks/peers/](../benchmarks/peers):
 `make bench` runs the reduced sets (small images, few repeats); the scripts without `--short` run the full ones. This
 page is made from their results by `scripts/benchmark_page.py`.
 
+Where a target is not met: f3 counts the whole command, import and encoding included, and its live side runs in
+channels_last, which makes the early layers, the ones that are skipped, cheaper than the 4.5x of contiguous tensors
+supposes; arithmetic alone gives 2.1x. c1 and e1 lie within what other work on the machine moved them by.
+
 """
 
 
