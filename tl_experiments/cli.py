@@ -81,7 +81,7 @@ def _train(verb: str, arguments: list[str]) -> int:
     import hydra
     from hydra.errors import HydraException
 
-    from tl_experiments.commands import COMMANDS
+    from tl_experiments.commands.training import COMMANDS
     from tl_experiments.config.compose import conf_dir, open_mappings, translate
     from tl_experiments.sweeps.command import conditional
 
@@ -114,20 +114,6 @@ def _refuse_unknown_options(verb: str, arguments: Sequence[str]) -> None:
             raise ConfigError(f"tl {verb} {name}", "no such option", f"config values have no dashes: {key}=...")
 
 
-def _compare(_verb: str, arguments: list[str]) -> int:
-    from pathlib import Path
-
-    from tl_experiments.commands import show_comparison
-
-    if not arguments or any(argument.startswith("-") for argument in arguments):
-        sys.stdout.write(
-            "tl compare DIR [DIR ...]   the table and the verdict of finished sweeps, e.g. outputs/digits_5_shots\n"
-        )
-        return OK if "--help" in arguments or "-h" in arguments else BAD_INPUT
-    show_comparison(*(Path(argument) for argument in arguments))
-    return OK
-
-
 def _list(_verb: str, arguments: list[str]) -> int:
     from tl_experiments.help import listing
 
@@ -138,36 +124,21 @@ def _list(_verb: str, arguments: list[str]) -> int:
     return OK
 
 
-def _cache(_verb: str, arguments: list[str]) -> int:
-    from pathlib import Path
+def _module(verb: str, arguments: list[str]) -> int:
+    """A verb of its own module in ``commands/``."""
+    from importlib import import_module
 
-    from tl_experiments.commands import clear_cache, show_cache
-    from tl_experiments.help import CACHE
-
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        sys.stdout.write(CACHE)
-        return OK if arguments else BAD_INPUT
-    action, *rest = arguments
-    folder = Path("outputs", ".cache")
-    if "--dir" in rest[:-1]:
-        place = rest.index("--dir")
-        folder, rest = Path(rest[place + 1]), [*rest[:place], *rest[place + 2 :]]
-    unknown = [one for one in rest if one.startswith("-")] or (rest if action == "list" else [])
-    if action not in ("list", "clear") or unknown:
-        what = " ".join(["tl cache", action, *unknown[:1]])
-        raise UserError(what, "no such command or option", "tl cache list|clear [--dir DIR], see tl cache --help")
-    if action == "list":
-        show_cache(folder)
-    else:
-        clear_cache(folder, rest)
-    return OK
+    try:
+        return import_module(f"tl_experiments.commands.{_MODULES[verb]}").main(arguments)
+    except SystemExit as stop:  # argparse has printed the help
+        return OK if stop.code in (0, None) else BAD_INPUT
 
 
+_MODULES = {"compare": "comparing", "cache": "caching"}
 VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "train": _train,
     "pretrain": _train,
     "lr": _train,
-    "compare": _compare,
+    **dict.fromkeys(_MODULES, _module),
     "list": _list,
-    "cache": _cache,
 }

@@ -43,18 +43,6 @@ tl pretrain: train a source model from random weights
 """,
 }
 
-CACHE = """\
-tl cache: decoded images and activations that runs share on disk
-
-  tl cache list                        what there is, how large, when it was last used
-  tl cache clear                       remove all that no running job has open
-  tl cache clear decoded-3f            the tables whose key begins so
-  tl cache clear kind=decoded          the tables of one kind
-  tl cache list --dir /scratch/cache   of another folder than outputs/.cache, see feature_cache.dir
-
-Removing costs time only: the next run makes again what it needs.
-"""
-
 
 def verb_help(verb: str) -> str:
     """Examples, then every group with its choices."""

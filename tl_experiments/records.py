@@ -27,7 +27,7 @@ STACKS_FOLDER = "stacks"  # of a sweep: resume points of runs that are trained i
 # Config keys that change no result: where a job runs, who watches, where it is written.
 NOT_IN_THE_RESULT = frozenset(
     {
-        *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "dry_run"),
+        *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "dry_run", "tuning_seed"),
         *("feature_cache.name", "feature_cache.dir", "feature_cache.max_bytes", "feature_cache.hold_max_bytes"),
         *("debug.name", "debug.traceback", "dataset.preload_max_bytes"),
         *("trainer.num_workers", "trainer.eval_batch_size", "trainer.checkpoint"),
@@ -175,8 +175,9 @@ class RunRecord:
         seed: Seed of head, data order and label subset.
         classes: Class names in label order.
         data: ``fingerprint``, ``sizes`` (images a split), ``labels_spent`` (train + val), ``notes``.
-        metrics: Split (``val``, ``test``) -> metric (``accuracy``, ``macro_f1``, ``nll``) -> value. Val selected the
-            epoch; test was read once, after that.
+        metrics: Split (``val``, ``test``, ``test/<name>`` of further test sets) -> metric -> value, as
+            ``metrics.scores.summary`` has them; what means nothing for a split is left out. Val selected the epoch;
+            test was read once, after that.
         best_step: Optimizer step of the weights that were kept (0: before the last phase's first step).
         last_step: Optimizer steps that were done; fewer than planned where early stopping ended the run.
         accumulation: Parts in which batches were computed in the end; more than configured where memory ran out.

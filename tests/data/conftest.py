@@ -20,6 +20,12 @@ OPTIONS = {
     "label_fraction": None,
     "shots": None,
     "subset_seed": None,
+    "folds": None,
+    "fold": 0,
+    "tests": {},
+    "sampling": "uniform",
+    "on_bad": "error",
+    "max_pixels": 100_000_000,
     "preload_max_bytes": 10**9,
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -20,6 +21,16 @@ class _DatasetOptions:
         label_fraction: Share of the training labels used, in (0, 1]; stratified; smaller ones lie within larger ones.
         shots: Labels a class, for train and for val each; null uses all.
         subset_seed: Seed of ``label_fraction`` and ``shots``; null follows the run's seed.
+        folds: Cross-validation: divide the images, stratified and by ``split_seed``, into so many parts, 2 or more; the
+            part ``fold`` is test, or val where a test split is given. Null uses the splits.
+        fold: In [0, folds).
+        tests: Further test sets, name -> an image folder or a csv file with the same classes; reported beside test,
+            and nothing is chosen on them.
+        sampling: ``uniform`` sees each training image once an epoch, ``balanced`` draws as many with replacement, each
+            class equally often.
+        on_bad: What becomes of images that cannot be decoded: ``error`` names them before training, ``skip`` leaves
+            them out and records the list.
+        max_pixels: Larger images are refused by their header, before memory is taken.
         preload_max_bytes: Decode a split once and hold it in memory if it takes no more than this; where images are
             augmented, hold as many decoded originals.
     """
@@ -30,6 +41,12 @@ class _DatasetOptions:
     label_fraction: float | None
     shots: int | None
     subset_seed: int | None
+    folds: int | None
+    fold: int
+    tests: Mapping[str, str]
+    sampling: Literal["uniform", "balanced"]
+    on_bad: Literal["error", "skip"]
+    max_pixels: int
     preload_max_bytes: int
 
     def __post_init__(self) -> None:
@@ -51,7 +68,17 @@ class _DatasetOptions:
             f"{self.label_fraction} together with shots {self.shots}",
             "one of the two",
         )
+        folds = self.folds
+        require(folds is None or folds >= 2, "folds", folds, "2 or more, or null")
+        require(0 <= self.fold < (folds or 1), "fold", self.fold, f"0 to {folds - 1}" if folds else "0 without folds")
+        require(self.max_pixels > 0, "max_pixels", self.max_pixels, "1 or more")
         require(self.preload_max_bytes >= 0, "preload_max_bytes", self.preload_max_bytes, "0 or more")
+
+    def labels_seed(self, seed: int) -> int | None:
+        """The seed on which the labels that a run of ``seed`` uses depend; None where it uses all."""
+        if self.shots is None and self.label_fraction is None:
+            return None
+        return seed if self.subset_seed is None else self.subset_seed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,10 +173,12 @@ class Supervised:
 
     Args:
         label_smoothing: In [0, 1).
+        class_weights: ``balanced`` weighs each class by n / (n_classes * n_of_class) of the training images.
     """
 
     name: Literal["supervised"]
     label_smoothing: float
+    class_weights: Literal["none", "balanced"]
 
     def __post_init__(self) -> None:
         require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "[0, 1)")

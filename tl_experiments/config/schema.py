@@ -28,6 +28,8 @@ class TrainConfig:
     Args:
         name: Folder of the sweep under ``output_dir``; null makes one from the overrides.
         seed: Seed of head, data order, augmentation and label subset.
+        tuning_seed: In a sweep, run all settings of an arm with this seed only, choose one on val, and run the other
+            seeds with it alone. Null runs every setting with every seed.
         output_dir: Where sweeps go.
         print_layout: Show blocks, parameters, phases and learning rates instead of training.
         retry_failed: Run jobs again that failed earlier; without it they stay as they ended.
@@ -48,6 +50,7 @@ class TrainConfig:
     executor: LocalExecutor
     name: str | None
     seed: int
+    tuning_seed: int | None
     output_dir: str
     print_layout: bool
     retry_failed: bool
@@ -63,6 +66,8 @@ class TrainConfig:
             "letters, digits and . _ - (at most 100)",
         )
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        tuning = self.tuning_seed
+        require(tuning is None or 0 <= tuning < 2**32, "tuning_seed", tuning, "0 to 4294967295, or null")
         channels = self.dataset.channels
         for key in ("mean", "std"):
             values = getattr(self.backbone.preprocessing, key)

@@ -103,6 +103,7 @@ class Preloaded:
         source: Where the images come from.
         indices: The split's items in the source, ``(n,)``.
         transform: From an image to uint8 ``(channels, size, size)``; not a random one, since each image is made once.
+
     Raises:
         DataError: An image cannot be decoded.
     """

@@ -35,14 +35,14 @@ class Trained:
     """What came out of training.
 
     Args:
-        test: Metrics on test, with the weights that val chose.
+        metrics: Split -> metrics, with the weights that val chose.
         last_step: Optimizer steps done.
         accumulation: Parts in which batches were computed in the end.
         work: As in ``RunRecord``.
         notes: What was handled on the way, in whole sentences.
     """
 
-    test: Mapping[str, float]
+    metrics: Mapping[str, Mapping[str, float]]
     last_step: int
     accumulation: int
     work: Mapping[str, Any]
@@ -85,7 +85,7 @@ def make_record(
             "labels_spent": spec.sizes["train"] + spec.sizes["val"],
             "notes": list(spec.notes),
         },
-        metrics={"val": history.best, "test": dict(trained.test)},
+        metrics={split: dict(values) for split, values in trained.metrics.items()},
         best_step=history.best_step,
         last_step=trained.last_step,
         accumulation=trained.accumulation,

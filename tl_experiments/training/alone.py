@@ -58,7 +58,7 @@ def run_alone(cfg: TrainConfig, target: Path, shared: SharedWork, progress: Told
                 module.end(error.signum)
             raise
     assert module.predictions is not None
-    write_results(target, parts.data, history, module.predictions)
+    metrics = write_results(target, parts.data, history, module.predictions)
     write_checkpoint(target, cfg, identity, parts)
     work = {
         "images_decoded": parts.data.images_decoded,
@@ -68,7 +68,7 @@ def run_alone(cfg: TrainConfig, target: Path, shared: SharedWork, progress: Told
     }
     kept = dict.fromkeys(note for cached in fitted.cached.values() for note in cached.notes)
     notes = (*training_notes(cfg, module), *kept)
-    trained = Trained(module.predictions.metrics(), module.step, module.accumulation, work, notes)
+    trained = Trained(metrics, module.step, module.accumulation, work, notes)
     record = make_record(cfg, identity, parts, history, trained, accelerator, precision)
     record.write(target)
     remove_resume_points(target)

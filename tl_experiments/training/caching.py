@@ -22,6 +22,7 @@ from tl_experiments.features.keys import ActivationFacts, activation_key
 from tl_experiments.features.memory_table import MemoryTable
 from tl_experiments.features.rows import Column, columns_of, rounding, row_bytes
 from tl_experiments.features.split import Split, split
+from tl_experiments.strategies.plans import frozen_prefix
 from tl_experiments.training.build import Parts
 from tl_experiments.training.environment import autocast, device_of
 from tl_experiments.training.groups import LEAST_VISITS, why_live
@@ -63,7 +64,7 @@ def cached_phase(cfg: TrainConfig, parts: Parts, phase: PhaseSteps, accelerator:
     """
     if reason := why_live(cfg):
         return reason
-    if phase.phase.lr_multiplier.keys() >= parts.model.layout.blocks[0].parameters.keys():
+    if frozen_prefix(phase.phase, parts.model.layout) == 0:
         return "nothing is frozen"
     if _visits(parts, phase) < LEAST_VISITS:
         return "the phase sees most images once"

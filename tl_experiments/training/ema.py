@@ -22,6 +22,7 @@ class Ema:
 
     def __init__(self, model: nn.Module, names: Iterable[str], decay: float) -> None:
         self.decay = decay
+        self._shown = False
         state = model.state_dict()
         self.average = {name: state[name].detach().clone() for name in names}
 

@@ -38,10 +38,7 @@ def job_id(config: TrainConfig) -> str:
     content["backbone"]["weights"] = weights_digest(config.backbone.weights)
     content["freeze_strategy"]["base_lr"] = None  # it is in the rate
     dataset = content["dataset"]
-    few = dataset["shots"] is not None or dataset["label_fraction"] is not None
-    dataset["subset_seed"] = (
-        (config.seed if dataset["subset_seed"] is None else dataset["subset_seed"]) if few else None
-    )
+    dataset["subset_seed"] = config.dataset.labels_seed(config.seed)
     if isinstance(config.dataset, ImageFolder):
         dataset["root"] = os.path.realpath(os.path.expandvars(os.path.expanduser(config.dataset.root or "")))
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

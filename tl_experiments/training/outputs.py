@@ -1,10 +1,10 @@
-"""What a run predicted, written whole or not at all."""
+"""What a run predicted, written whole or not at all, and the numbers of its record."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +13,58 @@ import pyarrow.parquet as pq
 
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.items import Split
+from tl_experiments.metrics.scores import summary
+from tl_experiments.metrics.stored import PREDICTIONS_FILE
+from tl_experiments.metrics.stored import Predictions as Stored
 from tl_experiments.records import write_atomically
 from tl_experiments.training.history import History
 from tl_experiments.training.metrics import Predictions
 
-PREDICTIONS_FILE = "predictions.parquet"
 
+def write_results(
+    folder: Path, data: TransferDataModule, history: History, test: Predictions
+) -> dict[str, dict[str, float]]:
+    """Write the predictions of a finished run on val, as they were when it was chosen, and on test.
 
-def write_results(folder: Path, data: TransferDataModule, history: History, test: Predictions) -> Path:
-    """Write the predictions of a finished run on val, as they were when it was chosen, and on test."""
+    Returns:
+        Split -> metrics, computed from what was written.
+    """
     assert history.best_predictions is not None
-    splits: dict[Split, Predictions] = {"val": history.best_predictions, "test": test}
-    return write_predictions(folder, splits, {split: data.item_ids(split) for split in splits}, data.spec.classes)
+    outputs: dict[Split, Predictions] = {"val": history.best_predictions, "test": test}
+    stored = {
+        split: Stored(
+            data.item_ids(split),
+            predictions.label.numpy(),
+            predictions.logits.double().softmax(1).numpy(),
+            data.spec.classes,
+        )
+        for split, predictions in outputs.items()
+    }
+    write_predictions(folder, stored)
+    return {split: summary(predictions) for split, predictions in stored.items()}
 
 
-def write_predictions(
-    folder: Path, splits: Mapping[Split, Predictions], item_ids: Mapping[Split, Sequence[str]], classes: Sequence[str]
-) -> Path:
+def write_predictions(folder: Path, splits: Mapping[Split, Stored]) -> Path:
     """Write ``predictions.parquet``: split, item, label and prediction by name, and one probability a class.
 
     The record, which follows, puts the names of all files of the folder on the disk.
 
     Args:
         folder: The run's folder.
-        splits: Split -> predictions, in the order of ``item_ids``.
-        item_ids: Split -> names of its items.
-        classes: Class names in label order.
+        splits: Split -> predictions; one split or more, all with the same classes.
     """
     tables = []
     for split, predictions in splits.items():
-        probabilities = predictions.logits.double().softmax(1)
+        names, flat = predictions.classes, pa.array(predictions.probabilities.reshape(-1))
         columns: dict[str, Any] = {
-            "split": [split] * len(predictions.label),
-            "item": list(item_ids[split]),
-            "label": [classes[label] for label in predictions.label.tolist()],
-            "prediction": [classes[label] for label in predictions.logits.argmax(1).tolist()],
-            "probabilities": pa.FixedSizeListArray.from_arrays(pa.array(probabilities.flatten().numpy()), len(classes)),
+            "split": [split] * len(predictions.items),
+            "item": list(predictions.items),
+            "label": [names[label] for label in predictions.labels.tolist()],
+            "prediction": [names[label] for label in predictions.predicted.tolist()],
+            "probabilities": pa.FixedSizeListArray.from_arrays(flat, len(names)),
         }
         tables.append(pa.table(columns))
-    table = pa.concat_tables(tables).replace_schema_metadata({"classes": json.dumps(list(classes))})
+    classes = json.dumps(list(next(iter(splits.values())).classes))
     stream = io.BytesIO()
-    pq.write_table(table, stream)
+    pq.write_table(pa.concat_tables(tables).replace_schema_metadata({"classes": classes}), stream)
     return write_atomically(folder / PREDICTIONS_FILE, stream.getvalue(), sync_folder=False)

@@ -38,7 +38,6 @@ from tl_experiments.training.stacks import (
     Probe,
     Progress,
     remove_stack_points,
-    rows_of_metrics,
     stacks,
     train_stack,
 )
@@ -135,8 +134,7 @@ def _open(jobs: Sequence[tuple[TrainConfig, Path]], shared: SharedWork, done: fr
     backbone.to(device_of(accelerator))
     datasets: dict[str, TransferDataModule] = {}
     for position, (cfg, folder) in enumerate(jobs):
-        few = cfg.dataset.shots is not None or cfg.dataset.label_fraction is not None
-        seed = cfg.seed if few and cfg.dataset.subset_seed is None else None
+        seed = cfg.dataset.labels_seed(cfg.seed)
         key = json.dumps([dataclasses.asdict(cfg.dataset), dataclasses.asdict(cfg.debug), seed], sort_keys=True)
         try:
             if key not in datasets:
@@ -231,10 +229,9 @@ def _finish(
     cfg, parts, history = probe.cfg, probe.parts, probe.history
     folder, identity = history.folder, probe.identity
     history.restore_best(parts.model)
-    write_results(folder, parts.data, history, outcome.test)
+    metrics = write_results(folder, parts.data, history, outcome.test)
     write_checkpoint(folder, cfg, identity, parts)
     counts = {"images_decoded": 0, "images_encoded": 0, "cached_phases": [0], "together": len(group.probes), **work}
-    (metrics,) = rows_of_metrics(outcome.test.logits[None], outcome.test.label)
     trained = Trained(metrics, outcome.last_step, 1, counts, (*outcome.notes, *notes))
     record = make_record(cfg, identity, parts, history, trained, group.accelerator, group.precision, seconds)
     record.write(folder)

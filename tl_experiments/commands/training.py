@@ -1,4 +1,4 @@
-"""What Hydra hands a composed command line to: one class a kind of verb.
+"""``tl train``, ``tl pretrain``, ``tl lr``: what Hydra hands a composed command line to, one class a kind of verb.
 
 Nothing heavy is imported before the work begins.
 """
@@ -15,8 +15,6 @@ from tl_experiments.errors import OK, SOME_FAILED, ConfigError
 from tl_experiments.safe_text import plain, redacted_text
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tl_experiments.sweeps.jobs import Job
     from tl_experiments.sweeps.sweep import Outcome
 
@@ -118,6 +116,8 @@ class TrainCommand:
 
     def _show(self, outcome: Outcome, compare: bool) -> None:
         if compare and outcome.ok:
+            from tl_experiments.commands.comparing import show_comparison
+
             show_comparison(outcome.folder)
         elif not outcome.bad:
             again = "done before: " if not outcome.trained else ""
@@ -168,26 +168,3 @@ class RatesCommand(TrainCommand):
 
 
 COMMANDS = {"train": TrainCommand, "pretrain": TrainCommand, "lr": RatesCommand}
-
-
-def show_comparison(*folders: Path) -> None:
-    """Print table and verdict of finished sweeps."""
-    from rich.console import Console
-
-    from tl_experiments.analysis import compare, show
-
-    show(compare(*folders), Console())
-
-
-def show_cache(folder: Path) -> None:
-    """Print what the cache in ``folder`` holds."""
-    from tl_experiments.cache.listing import listing
-
-    sys.stdout.write(listing(folder))
-
-
-def clear_cache(folder: Path, which: Sequence[str]) -> None:
-    """Remove tables of the cache in ``folder``: starts of keys or ``kind=...``; none is everything."""
-    from tl_experiments.cache.listing import clear
-
-    sys.stdout.write(clear(folder, which))

@@ -1,0 +1,1 @@
+"""Numbers from stored predictions: numpy in, floats out; torch is not needed."""
