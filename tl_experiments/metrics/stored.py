@@ -1,10 +1,12 @@
-"""The predictions that a run left: ``predictions.parquet``."""
+"""What a run left to compute numbers from: ``predictions.parquet`` and ``metrics.jsonl``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,3 +69,24 @@ def read_predictions(folder: Path) -> dict[str, Predictions]:
         here = np.flatnonzero(splits == split)
         found[split] = Predictions(tuple(items[i] for i in here), labels[here], probabilities[here], classes)
     return found
+
+
+def read_curve(path: Path) -> tuple[Mapping[str, Any], ...]:
+    """The lines of ``metrics.jsonl``, each step once.
+
+    A line that was cut off, by a kill or because it is being written, is left out. Where a step stands twice, at the
+    border of two phases or after a resume, the first line counts: it may have been entered already.
+    """
+    by_step: dict[int, Mapping[str, Any]] = {}
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ()
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            by_step.setdefault(values["step"], values)
+    return tuple(by_step[step] for step in sorted(by_step))

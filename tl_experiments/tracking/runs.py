@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_experiments.errors import UserError
+from tl_experiments.metrics.stored import read_curve
 from tl_experiments.records import METRICS_FILE, RECORD_FILE, START_FILE, RunRecord
 
 SWEEP_FILE = "sweep.json"
@@ -90,27 +91,6 @@ def _run(folder: Path, state: str, cause: str | None) -> Run:
     return Run(
         id=folder.name, folder=folder, facts=facts, curve=curve, record=record, state=state, cause=cause, began=began
     )
-
-
-def read_curve(path: Path) -> tuple[Mapping[str, Any], ...]:
-    """The lines of ``metrics.jsonl``, each step once.
-
-    A line that was cut off, by a kill or because it is being written, is left out. Where a step stands twice, at the
-    border of two phases or after a resume, the first line counts: it may have been entered already.
-    """
-    by_step: dict[int, Mapping[str, Any]] = {}
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ()
-    for line in text.splitlines():
-        try:
-            values = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(values, dict) and isinstance(values.get("step"), int):
-            by_step.setdefault(values["step"], values)
-    return tuple(by_step[step] for step in sorted(by_step))
 
 
 def _begun(folder: Path) -> Iterator[str]:
