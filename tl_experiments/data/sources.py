@@ -80,13 +80,16 @@ def divide(source: Source, cfg: Dataset, seed: int) -> OpenDataset:
         val_fraction=cfg.val_fraction,
         test_fraction=cfg.test_fraction,
         seed=cfg.split_seed,
+        folds=cfg.folds,
+        fold=cfg.fold,
     )
+    labels_seed = cfg.labels_seed(seed)
     used = subset(
         whole,
         source.items,
         source.classes,
         label_fraction=cfg.label_fraction,
         shots=cfg.shots,
-        seed=seed if cfg.subset_seed is None else cfg.subset_seed,
+        seed=seed if labels_seed is None else labels_seed,
     )
     return OpenDataset(source, whole, used)

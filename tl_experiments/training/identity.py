@@ -65,6 +65,8 @@ def _dataset(dataset: Dataset) -> str:
         name = Path(dataset.root or "").name
         if dataset.channels != 3:
             name += f" ({dataset.channels} channel{'s' if dataset.channels > 1 else ''})"
+    if dataset.folds is not None:
+        name += f", {dataset.folds} folds"
     if dataset.shots is not None:
         return f"{name}, {dataset.shots} shots"
     if dataset.label_fraction is not None:

@@ -31,8 +31,7 @@ class Datasets:
             DataError: The dataset cannot be used as it stands.
         """
         dataset, debug = config.dataset, config.debug
-        some = dataset.shots is not None or dataset.label_fraction is not None
-        key = repr((dataset, config.seed if some and dataset.subset_seed is None else None))
+        key = repr((dataset, dataset.labels_seed(config.seed)))
         if key not in self._used:
             source = source_key(dataset)
             if source not in self._sources:
