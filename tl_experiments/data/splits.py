@@ -20,7 +20,7 @@ class Splits:
     """Positions of items in their source, ascending; and what a reader must know about them.
 
     Args:
-        indices: Of each split: train, val, test, then further test sets as the source has them.
+        indices: Of each split: train, val, test, then further test sets by name.
         notes: In whole sentences.
     """
 

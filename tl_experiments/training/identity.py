@@ -39,9 +39,14 @@ def job_id(config: TrainConfig) -> str:
     content["freeze_strategy"]["base_lr"] = None  # it is in the rate
     dataset = content["dataset"]
     dataset["subset_seed"] = config.dataset.labels_seed(config.seed)
+    dataset["tests"] = {name: _real(path) for name, path in config.dataset.test_sets.items()}
     if isinstance(config.dataset, ImageFolder):
-        dataset["root"] = os.path.realpath(os.path.expandvars(os.path.expanduser(config.dataset.root or "")))
+        dataset["root"] = _real(config.dataset.root or "")
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _real(path: str) -> str:
+    return os.path.realpath(os.path.expandvars(os.path.expanduser(path)))
 
 
 def runs_folder(config: TrainConfig) -> Path:

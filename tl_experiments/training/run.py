@@ -65,4 +65,4 @@ def _say(record: RunRecord, folder: Path) -> None:
     for split, metrics in record.metrics.items():
         if split.startswith("test/"):
             values = (metrics[name] for name in ("accuracy", "macro_f1", "nll"))
-            logger.info("%s  accuracy %.4f  macro F1 %.4f  nll %.4f", split, *values)
+            logger.info("%-9s accuracy %.4f  macro F1 %.4f  nll %.4f", split, *values)
