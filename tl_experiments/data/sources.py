@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tl_experiments.config.datasets import Dataset, Digits, ImageFolder, Letters
 from tl_experiments.data.digits import open_digits
+from tl_experiments.data.further_tests import open_test_set, with_tests
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.data.items import Source, fingerprint
 from tl_experiments.data.letters import open_letters
@@ -14,7 +15,7 @@ from tl_experiments.data.splits import Splits, assign_splits, subset
 
 
 def open_source(cfg: Dataset, digests: Path | None = None) -> Source:
-    """List a dataset's items; nothing is decoded.
+    """List a dataset's items, those of its further test sets last; nothing is decoded.
 
     Args:
         cfg: The dataset.
@@ -23,6 +24,12 @@ def open_source(cfg: Dataset, digests: Path | None = None) -> Source:
     Raises:
         DataError: The dataset cannot be used as it stands.
     """
+    channels = cfg.channels
+    tests = {name: open_test_set(name, path, channels, digests) for name, path in cfg.test_sets.items()}
+    return with_tests(_listed(cfg, digests), tests)
+
+
+def _listed(cfg: Dataset, digests: Path | None) -> Source:
     match cfg:
         case Digits():
             return open_digits()
@@ -80,13 +87,16 @@ def divide(source: Source, cfg: Dataset, seed: int) -> OpenDataset:
         val_fraction=cfg.val_fraction,
         test_fraction=cfg.test_fraction,
         seed=cfg.split_seed,
+        folds=cfg.folds,
+        fold=cfg.fold,
     )
+    labels_seed = cfg.labels_seed(seed)
     used = subset(
         whole,
         source.items,
         source.classes,
         label_fraction=cfg.label_fraction,
         shots=cfg.shots,
-        seed=seed if cfg.subset_seed is None else cfg.subset_seed,
+        seed=seed if labels_seed is None else labels_seed,
     )
     return OpenDataset(source, whole, used)

@@ -39,9 +39,14 @@ def job_id(config: TrainConfig) -> str:
     content["freeze_strategy"]["base_lr"] = None  # it is in the rate
     dataset = content["dataset"]
     dataset["subset_seed"] = config.dataset.labels_seed(config.seed)
+    dataset["tests"] = {name: _real(path) for name, path in config.dataset.test_sets.items()}
     if isinstance(config.dataset, ImageFolder):
-        dataset["root"] = os.path.realpath(os.path.expandvars(os.path.expanduser(config.dataset.root or "")))
+        dataset["root"] = _real(config.dataset.root or "")
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _real(path: str) -> str:
+    return os.path.realpath(os.path.expandvars(os.path.expanduser(path)))
 
 
 def runs_folder(config: TrainConfig) -> Path:
@@ -65,6 +70,8 @@ def _dataset(dataset: Dataset) -> str:
         name = Path(dataset.root or "").name
         if dataset.channels != 3:
             name += f" ({dataset.channels} channel{'s' if dataset.channels > 1 else ''})"
+    if dataset.folds is not None:
+        name += f", {dataset.folds} folds"
     if dataset.shots is not None:
         return f"{name}, {dataset.shots} shots"
     if dataset.label_fraction is not None:

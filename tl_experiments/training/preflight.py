@@ -31,8 +31,7 @@ class Datasets:
             DataError: The dataset cannot be used as it stands.
         """
         dataset, debug = config.dataset, config.debug
-        some = dataset.shots is not None or dataset.label_fraction is not None
-        key = repr((dataset, config.seed if some and dataset.subset_seed is None else None))
+        key = repr((dataset, dataset.labels_seed(config.seed)))
         if key not in self._used:
             source = source_key(dataset)
             if source not in self._sources:
@@ -66,7 +65,7 @@ def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
     now: dict[str, str] = {}
     for config, record in done:
         dataset = config.dataset
-        if not isinstance(dataset, ImageFolder):
+        if not isinstance(dataset, ImageFolder) and not dataset.tests:
             continue
         source, key = source_key(dataset), repr(dataset)
         if source not in sources:
@@ -76,7 +75,7 @@ def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
         then = record.data["fingerprint"]
         if now[key] != then:
             raise DataError(
-                str(dataset.root),
+                str(dataset.root) if isinstance(dataset, ImageFolder) else f"dataset={dataset.name}",
                 f"its images changed since job {record.job_id} ran (fingerprint {then[:12]} then, {now[key][:12]} now)",
                 "give another name= for a fresh sweep, or remove the old one's folder",
             )
