@@ -74,6 +74,13 @@ class _DatasetOptions:
         require(self.max_pixels > 0, "max_pixels", self.max_pixels, "1 or more")
         require(self.preload_max_bytes >= 0, "preload_max_bytes", self.preload_max_bytes, "0 or more")
 
+    decodes_files: ClassVar[bool] = False  # each image from a file, or from its bytes in one, which takes its time
+
+    @property
+    def location(self) -> str | None:
+        """Where the data is, as it was given; None where it comes with a package, so that it cannot change."""
+        return None
+
     def labels_seed(self, seed: int) -> int | None:
         """The seed on which the labels that a run of ``seed`` uses depend; None where it uses all."""
         if self.shots is None and self.label_fraction is None:
@@ -126,6 +133,7 @@ class ImageFolder(_DatasetOptions):
     root: str | None
     allow_empty: bool
     channels: int
+    decodes_files: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -133,8 +141,48 @@ class ImageFolder(_DatasetOptions):
         if self.root is None:
             raise ConfigError("root", "no folder given", "dataset.root=$HOME/photos")
 
+    @property
+    def location(self) -> str | None:
+        return self.root
 
-Dataset = Digits | Letters | ImageFolder
+
+@dataclass(frozen=True, kw_only=True)
+class CsvFile(_DatasetOptions):
+    """Images named by a table, with a row for each: csv, or tsv.
+
+    Args:
+        path: The table.
+        root: Folder that the paths in it are relative to; null is the table's.
+        path_column: Column of the paths.
+        label_column: Column of the class names.
+        split_column: Column of the words train, val and test; only a table without a column ``split`` is not split.
+        classes: Class names in label order; null takes those of train, in numerical order where all are integers, else
+            sorted as text.
+        channels: As of ``ImageFolder``.
+    """
+
+    name: Literal["csv"]
+    path: str | None
+    root: str | None
+    path_column: str
+    label_column: str
+    split_column: str
+    classes: tuple[str, ...] | None
+    channels: int
+    decodes_files: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.channels > 0, "channels", self.channels, "1 or more")
+        if self.path is None:
+            raise ConfigError("path", "no table given", "dataset.path=$HOME/labels.csv")
+
+    @property
+    def location(self) -> str | None:
+        return self.path
+
+
+Dataset = Digits | Letters | ImageFolder | CsvFile
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tl_experiments.config.datasets import Dataset, Digits, ImageFolder, Letters
+from tl_experiments.config.datasets import CsvFile, Dataset, Digits, ImageFolder, Letters
+from tl_experiments.data.csv_file import Columns, open_csv
 from tl_experiments.data.digits import open_digits
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.data.items import Source, fingerprint
@@ -31,6 +32,10 @@ def open_source(cfg: Dataset, digests: Path | None = None) -> Source:
         case ImageFolder():
             assert cfg.root is not None, "the schema refuses a missing root"
             return open_image_folder(cfg.root, cfg.allow_empty, cfg.channels, digests)
+        case CsvFile():
+            assert cfg.path is not None, "the schema refuses a missing path"
+            columns = Columns(cfg.path_column, cfg.label_column, cfg.split_column)
+            return open_csv(cfg.path, cfg.root, columns, cfg.classes, cfg.channels, digests)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tl_experiments.config.datasets import ImageFolder
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import RunRecord
 from tl_experiments.sweeps.costs import CostBook, Price
@@ -97,7 +96,7 @@ def undecoded(tasks: Sequence[Task], book: CostBook) -> list[TrainConfig]:
     return [
         config
         for source, config in configs.items()
-        if isinstance(config.dataset, ImageFolder) and book.decode_s(source) is None
+        if config.dataset.decodes_files and book.decode_s(source) is None
     ]
 
 
@@ -142,7 +141,7 @@ class _Counter:
         decoded = images - self._decoded[source]
         self._decoded[source] |= images
         cost = Cost(
-            decoded=len(decoded) if isinstance(task.jobs[0].config.dataset, ImageFolder) else 0,
+            decoded=len(decoded) if task.jobs[0].config.dataset.decodes_files else 0,
             cache_bytes=self._decoded_bytes(task, len(decoded)),
         )
         decode_s = self._book.decode_s(source)

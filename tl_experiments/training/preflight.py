@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
-from tl_experiments.config.datasets import ImageFolder
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.items import Source, Split
 from tl_experiments.data.sources import divide, open_source
@@ -55,7 +54,7 @@ def check_data(configs: Iterable[TrainConfig]) -> Datasets:
 
 
 def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
-    """Compare folders with what finished runs saw, by contents: an old result must not pass for a new one.
+    """Compare the data with what finished runs saw, by contents: an old result must not pass for a new one.
 
     Files whose digests are known and that look untouched are not read.
 
@@ -66,7 +65,7 @@ def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
     now: dict[str, str] = {}
     for config, record in done:
         dataset = config.dataset
-        if not isinstance(dataset, ImageFolder):
+        if dataset.location is None:
             continue
         source, key = source_key(dataset), repr(dataset)
         if source not in sources:
@@ -76,7 +75,7 @@ def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
         then = record.data["fingerprint"]
         if now[key] != then:
             raise DataError(
-                str(dataset.root),
+                dataset.location,
                 f"its images changed since job {record.job_id} ran (fingerprint {then[:12]} then, {now[key][:12]} now)",
                 "give another name= for a fresh sweep, or remove the old one's folder",
             )
