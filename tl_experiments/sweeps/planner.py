@@ -202,17 +202,33 @@ def table(plan: Plan) -> str:
     return f"at most, were nothing kept yet:\n{aligned(lines)}"
 
 
-def comparison(plan: Plan, records: Iterable[RunRecord], seconds: float) -> str:
-    """Predicted against actual, as lines."""
+def account(plan: Plan, records: Iterable[RunRecord], seconds: float) -> dict[str, float | int | None]:
+    """Predicted against actual, as the ledger keeps it; predicted seconds are null where a price was not known."""
     decoded, encoded = _work(records)
     total = plan.total
-    return aligned(
-        [
-            ("", "decoded", "encoded", "seconds"),
-            ("predicted", f"{total.decoded:,}", f"{total.encoded:,}", _seconds(total.seconds)),
-            ("actual", f"{decoded:,}", f"{encoded:,}", _seconds(seconds)),
-        ]
-    )
+    return {
+        "jobs": sum(len(task.todo) for task in plan.tasks),
+        "predicted_s": total.seconds,
+        "actual_s": seconds,
+        "predicted_decoded": total.decoded,
+        "actual_decoded": decoded,
+        "predicted_encoded": total.encoded,
+        "actual_encoded": encoded,
+    }
+
+
+def comparison(spent: Mapping[str, float | int | None]) -> str:
+    """What ``account`` gives, as lines."""
+    rows = [
+        (
+            which,
+            f"{spent[f'{which}_decoded']:,}",
+            f"{spent[f'{which}_encoded']:,}",
+            _seconds(spent[f"{which}_s"]),
+        )
+        for which in ("predicted", "actual")
+    ]
+    return aligned([("", "decoded", "encoded", "seconds"), *rows])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
