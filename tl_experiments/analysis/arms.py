@@ -17,8 +17,8 @@ from tl_experiments.records import NOT_IN_THE_RESULT, RunRecord
 CONTROL = "from_scratch"
 MIN_SEEDS = 3  # below this many shared seeds nothing is called better
 
-# Beside what changes no result, what varies by design: the seed over the runs of a trial; where the data is and the path
-# of the weights, for which fingerprint and hash stand on every machine.
+# Beside what changes no result, what varies by design: the seed over the runs of a trial; where data and weights are,
+# for which fingerprint and hash stand on every machine.
 NOT_A_TRIAL = NOT_IN_THE_RESULT | {"seed", "dataset.root", "dataset.path", "dataset.repo", "backbone.weights"}
 
 

@@ -74,8 +74,6 @@ class _DatasetOptions:
         require(self.max_pixels > 0, "max_pixels", self.max_pixels, "1 or more")
         require(self.preload_max_bytes >= 0, "preload_max_bytes", self.preload_max_bytes, "0 or more")
 
-    decodes_files: ClassVar[bool] = False  # each image from a file, or from its bytes in one, which takes its time
-
     @property
     def location(self) -> str | None:
         """Where the data is, as it was given; None where it comes with a package, so that it cannot change."""
@@ -133,7 +131,6 @@ class ImageFolder(_DatasetOptions):
     root: str | None
     allow_empty: bool
     channels: int
-    decodes_files: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -169,7 +166,6 @@ class CsvFile(_DatasetOptions):
     split_column: str
     classes: tuple[str, ...] | None
     channels: int
-    decodes_files: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -182,7 +178,104 @@ class CsvFile(_DatasetOptions):
         return self.path
 
 
-Dataset = Digits | Letters | ImageFolder | CsvFile
+@dataclass(frozen=True, kw_only=True)
+class Npz(_DatasetOptions):
+    """Images and labels as arrays of one ``.npz`` file, named as MedMNIST or Keras name them, or ``x`` and ``y``.
+
+    Args:
+        path: The file.
+        classes: Class names in label order; null takes the labels of train.
+        channels: 3 makes grey images colour, 1 colour images grey; of images with other channels, how many they have.
+    """
+
+    name: Literal["npz"]
+    path: str | None
+    classes: tuple[str, ...] | None
+    channels: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.channels > 0, "channels", self.channels, "1 or more")
+        if self.path is None:
+            raise ConfigError("path", "no file given", "dataset.path=$HOME/pathmnist.npz")
+
+    @property
+    def location(self) -> str | None:
+        return self.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionSet(_DatasetOptions):
+    """A published dataset in the files that torchvision reads, under torchvision's name of it.
+
+    Args:
+        root: Folder in which torchvision looks for the set's own folder.
+        download: Fetch what is not there.
+    """
+
+    name: Literal[
+        "cifar10",
+        "cifar100",
+        "flowers102",
+        "oxford_pets",
+        "food101",
+        "eurosat",
+        "dtd",
+        "stanford_cars",
+        "fgvc_aircraft",
+        "stl10",
+        "svhn",
+        "caltech101",
+        "pcam",
+    ]
+    root: str
+    download: bool
+    channels: ClassVar[int] = 3
+
+    @property
+    def location(self) -> str | None:
+        return self.root
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFace(_DatasetOptions):
+    """A dataset of images on the Hugging Face hub, or a folder that the library ``datasets`` reads.
+
+    Args:
+        repo: ``owner/name`` on the hub, or the folder.
+        config_name: Which of its configurations; null where there is one.
+        revision: Branch, tag or commit; null is the newest commit.
+        image_column: Null is the one column of images.
+        label_column: Null is the one column of class labels, or else ``label``.
+        splits: Its split for each of train, val and test; those that are not named are not used. Empty takes the
+            splits whose names are train, val (valid, validation, dev) and test.
+    """
+
+    name: Literal["hugging_face"]
+    repo: str | None
+    config_name: str | None
+    revision: str | None
+    image_column: str | None
+    label_column: str | None
+    splits: Mapping[str, str]
+    channels: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.repo is None:
+            raise ConfigError("repo", "no dataset given", "dataset.repo=owner/name, or a folder")
+        for split in self.splits:
+            require(split in ("train", "val", "test"), "splits", split, "train, val and test as keys")
+
+    @property
+    def location(self) -> str | None:
+        return self.repo
+
+
+Dataset = Digits | Letters | ImageFolder | CsvFile | Npz | TorchvisionSet | HuggingFace
+
+# Names of those whose images stand in an array: there is nothing to decode, hence nothing to share or to price.
+IN_MEMORY = frozenset({"digits", "letters", "npz", "cifar10", "cifar100", "stl10", "svhn"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from tl_experiments.config.typed import did_you_mean
 from tl_experiments.data.decode import load_image
 from tl_experiments.data.digests import file_digests
-from tl_experiments.data.items import SPLITS, Item, Picture, Source, Split
-from tl_experiments.data.labels import SPLIT_WORDS, check_classes, class_names, is_integer, listed, positions
+from tl_experiments.data.items import SPLITS, Item, Picture, Source
+from tl_experiments.data.labels import SPLIT_WORDS, absent, check_classes, class_names, is_integer, listed, positions
 from tl_experiments.errors import DataError
 
 _KEY = "dataset.path"
@@ -52,7 +52,7 @@ _Problem = tuple[int, str, str]  # number of the row, what, fix
 def open_csv(
     path: str,
     root: str | None = None,
-    columns: Columns = Columns(),  # noqa: B008  (it is frozen)
+    columns: Columns = Columns(),
     classes: Sequence[str] | None = None,
     channels: int = 3,
     digests: Path | None = None,
@@ -60,8 +60,8 @@ def open_csv(
     """Read a table with a row for each image.
 
     UTF-8 with or without a byte order mark; of comma, tab, semicolon and bar, the delimiter is the one that cuts the
-    first row into the most columns. The order of the rows does not matter: items are ordered by split, class and path, as those of
-    a folder of images are. Their ids are the paths, so a table over such a folder is that folder to the bit.
+    first row into the most columns. The order of the rows does not matter: items are ordered by split, class and path,
+    as those of a folder of images are. Their ids are the paths: a table over such a folder is that folder to the bit.
 
     Args:
         path: The table; ``~`` and environment variables are expanded, here and in ``root``.
@@ -84,7 +84,9 @@ def open_csv(
     _refuse(table, _missing(rows, folder))
     trained = [row.label for row in rows if row.split is None or SPLIT_WORDS[row.split] == "train"]
     if not trained:
-        raise DataError(str(table), "no rows of the split train", "mark some rows train: the classes are read from them")
+        raise DataError(
+            str(table), "no rows of the split train", "mark some rows train: the classes are read from them"
+        )
     names = class_names(trained) if classes is None else tuple(classes)
     check_classes(str(table) if classes is None else "dataset.classes", names)
     label = positions((row.label for row in rows), names)
@@ -115,7 +117,9 @@ def _rows(table: Path, columns: Columns) -> list[_Row]:
     rows, problems = [], []
     for number, cells in lines:
         if len(cells) != len(header):
-            problems.append((number, f"{len(cells)} cells, expected {len(header)}", "quote cells that hold a delimiter"))
+            problems.append(
+                (number, f"{len(cells)} cells, expected {len(header)}", "quote cells that hold a delimiter")
+            )
             continue
         path, label = (cells[index] for index in place)
         rows.append(_Row(number, _normal(path), label.strip(), None if split is None else cells[split].strip()))
@@ -169,7 +173,11 @@ def _incomplete(rows: Iterable[_Row], columns: Columns, classes: Collection[str]
         if not row.path:
             yield row.number, f"no {columns.path}", "name the image, or remove the row"
         if not row.label or (row.label.lower() == "nan" and row.label not in classes):
-            yield row.number, f"{columns.label} {row.label or 'empty'}, expected a class", "give a label, or remove the row"
+            yield (
+                row.number,
+                f"{columns.label} {row.label or 'empty'}, expected a class",
+                "give a label, or remove the row",
+            )
         if row.split is not None and row.split not in SPLIT_WORDS:
             got = repr(row.split) if row.split else "empty"
             yield row.number, f"{columns.split} {got}, expected train, val or test", "correct the word"
@@ -191,7 +199,11 @@ def _repeated(rows: Iterable[_Row]) -> Iterator[_Problem]:
 def _missing(rows: Iterable[_Row], folder: Path) -> Iterator[_Problem]:
     for row in rows:
         if not os.path.isfile(folder / row.path):
-            yield row.number, f"no file {folder / row.path}", "correct the path, or dataset.root, which it is relative to"
+            yield (
+                row.number,
+                f"no file {folder / row.path}",
+                "correct the path, or dataset.root, which it is relative to",
+            )
 
 
 def _unknown(rows: Iterable[_Row], label: Collection[str], names: Sequence[str]) -> Iterator[_Problem]:
@@ -214,7 +226,7 @@ def _refuse(table: Path, problems: Iterable[_Problem]) -> None:
 
 
 def _notes(names: Sequence[str], label: dict[str, int], present: Collection[int]) -> tuple[str, ...]:
-    notes = [f"No training image of {name} (n=0)." for number, name in enumerate(names) if number not in present]
+    notes = absent(names, present)
     if all(map(is_integer, names)):
         notes.append("All labels are integers: classes are in numerical order.")
     elif set(label) != set(names):

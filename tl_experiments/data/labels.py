@@ -56,6 +56,11 @@ def check_classes(key: str, classes: Collection[str]) -> None:
         raise DataError(key, f"{len(classes)} class ({listed(classes)}), expected 2 or more", "add another class")
 
 
+def absent(names: Collection[str], present: Collection[int]) -> list[str]:
+    """A note for each class without a training image; ``present`` are the labels of those there are."""
+    return [f"No training image of {name} (n=0)." for label, name in enumerate(names) if label not in present]
+
+
 def listed(names: Iterable[object], limit: int = 5) -> str:
     """The first of them, and how many there are."""
     words = [str(name) for name in names]

@@ -5,13 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from tl_experiments.config.datasets import CsvFile, Dataset, Digits, ImageFolder, Letters
+from tl_experiments.config.datasets import (
+    CsvFile,
+    Dataset,
+    Digits,
+    HuggingFace,
+    ImageFolder,
+    Letters,
+    Npz,
+    TorchvisionSet,
+)
 from tl_experiments.data.csv_file import Columns, open_csv
 from tl_experiments.data.digits import open_digits
+from tl_experiments.data.hugging_face import Reading, open_hugging_face
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.data.items import Source, fingerprint
 from tl_experiments.data.letters import open_letters
+from tl_experiments.data.npz import open_npz
 from tl_experiments.data.splits import Splits, assign_splits, subset
+from tl_experiments.data.torchvision_sets import open_torchvision
 
 
 def open_source(cfg: Dataset, digests: Path | None = None) -> Source:
@@ -36,6 +48,15 @@ def open_source(cfg: Dataset, digests: Path | None = None) -> Source:
             assert cfg.path is not None, "the schema refuses a missing path"
             columns = Columns(cfg.path_column, cfg.label_column, cfg.split_column)
             return open_csv(cfg.path, cfg.root, columns, cfg.classes, cfg.channels, digests)
+        case Npz():
+            assert cfg.path is not None, "the schema refuses a missing path"
+            return open_npz(cfg.path, cfg.classes, cfg.channels, cfg.max_pixels, digests)
+        case TorchvisionSet():
+            return open_torchvision(cfg.name, cfg.root, cfg.download, digests)
+        case HuggingFace():
+            assert cfg.repo is not None, "the schema refuses a missing name"
+            reading = Reading(cfg.config_name, cfg.revision, cfg.image_column, cfg.label_column, cfg.splits)
+            return open_hugging_face(cfg.repo, reading, cfg.max_pixels, digests)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from tl_experiments.backbones.locate import locate, weights_digest
-from tl_experiments.config.datasets import CsvFile, Dataset, ImageFolder
+from tl_experiments.config.datasets import CsvFile, Dataset, HuggingFace, ImageFolder, Npz, TorchvisionSet
 from tl_experiments.config.heads import Head
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import NOT_IN_THE_RESULT
@@ -50,7 +50,16 @@ def _place(dataset: Dataset) -> dict[str, str]:
             return {"root": _real(dataset.root or "")}
         case CsvFile():
             table = dataset.path or ""
-            return {"path": _real(table), "root": _real(os.path.dirname(table) if dataset.root is None else dataset.root)}
+            return {
+                "path": _real(table),
+                "root": _real(os.path.dirname(table) if dataset.root is None else dataset.root),
+            }
+        case Npz():
+            return {"path": _real(dataset.path or "")}
+        case TorchvisionSet():
+            return {"root": _real(dataset.root)}
+        case HuggingFace(repo=str(repo)) if os.path.isdir(_real(repo)):
+            return {"repo": _real(repo)}
         case _:
             return {}
 
@@ -79,8 +88,11 @@ def _dataset(dataset: Dataset) -> str:
     match dataset:
         case ImageFolder():
             name = Path(dataset.root or "").name
-        case CsvFile():
+        case CsvFile() | Npz():
             name = Path(dataset.path or "").stem
+        case HuggingFace(repo=str(repo)):
+            name = Path(repo).name if os.path.isdir(_real(repo)) else repo
+            name += f" ({dataset.config_name})" if dataset.config_name else ""
     if dataset.channels != 3:
         name += f" ({dataset.channels} channel{'s' if dataset.channels > 1 else ''})"
     if dataset.shots is not None:
