@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tl_experiments.config.datasets import ImageFolder
+from tl_experiments.config.datasets import IN_MEMORY
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import RunRecord
 from tl_experiments.sweeps.costs import CostBook, Price
@@ -97,7 +97,7 @@ def undecoded(tasks: Sequence[Task], book: CostBook) -> list[TrainConfig]:
     return [
         config
         for source, config in configs.items()
-        if isinstance(config.dataset, ImageFolder) and book.decode_s(source) is None
+        if config.dataset.name not in IN_MEMORY and book.decode_s(source) is None
     ]
 
 
@@ -142,7 +142,7 @@ class _Counter:
         decoded = images - self._decoded[source]
         self._decoded[source] |= images
         cost = Cost(
-            decoded=len(decoded) if isinstance(task.jobs[0].config.dataset, ImageFolder) else 0,
+            decoded=0 if task.jobs[0].config.dataset.name in IN_MEMORY else len(decoded),
             cache_bytes=self._decoded_bytes(task, len(decoded)),
         )
         decode_s = self._book.decode_s(source)
@@ -247,7 +247,7 @@ def _work(records: Iterable[RunRecord]) -> tuple[int, int]:
     """Images decoded from files and images encoded in these runs."""
     decoded = encoded = 0
     for record in records:
-        if record.config["dataset"]["name"] == "image_folder":
+        if record.config["dataset"]["name"] not in IN_MEMORY:
             decoded += record.work.get("images_decoded", 0)
         encoded += record.work.get("images_encoded", 0)
     return decoded, encoded

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
-from tl_experiments.config.datasets import ImageFolder
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.items import Source, Split
 from tl_experiments.data.sources import divide, open_source
@@ -54,7 +53,7 @@ def check_data(configs: Iterable[TrainConfig]) -> Datasets:
 
 
 def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
-    """Compare folders with what finished runs saw, by contents: an old result must not pass for a new one.
+    """Compare the data with what finished runs saw, by contents: an old result must not pass for a new one.
 
     Files whose digests are known and that look untouched are not read.
 
@@ -65,7 +64,7 @@ def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
     now: dict[str, str] = {}
     for config, record in done:
         dataset = config.dataset
-        if not isinstance(dataset, ImageFolder) and not dataset.tests:
+        if dataset.location is None and not dataset.tests:
             continue
         source, key = source_key(dataset), repr(dataset)
         if source not in sources:
@@ -75,7 +74,7 @@ def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
         then = record.data["fingerprint"]
         if now[key] != then:
             raise DataError(
-                str(dataset.root) if isinstance(dataset, ImageFolder) else f"dataset={dataset.name}",
+                dataset.location or f"dataset={dataset.name}",
                 f"its images changed since job {record.job_id} ran (fingerprint {then[:12]} then, {now[key][:12]} now)",
                 "give another name= for a fresh sweep, or remove the old one's folder",
             )
