@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -15,6 +15,7 @@ from PIL import Image
 Split = Literal["train", "val", "test"]
 Picture = Image.Image | NDArray[np.uint8]  # of mode L, RGB or RGBA, or (height, width, channels)
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_SHORT = hashlib.sha256().digest_size  # contents that are digests already
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,31 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """What reading and decoding the file of an item once has told.
+
+    Args:
+        path: Where it is, for who looks for it.
+        digest: sha256 of its bytes, as hexadecimal digits; empty where it cannot be read.
+        width: In pixels, as stored; 0 where no header could be read.
+        height: Likewise.
+        mode: Pillow's name, for example ``RGB``; of an array its number of channels.
+        format: For example ``JPEG``, ``NPY`` of an array; empty where there is none that is read.
+        signature: Perceptual hash of 64 bits; None of an image that cannot be decoded, or has nothing to tell it by.
+        problem: Why it cannot be used, in a few words; None where it can.
+    """
+
+    path: str
+    digest: str
+    width: int
+    height: int
+    mode: str
+    format: str
+    signature: int | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
 class Source:
     """A dataset as it stands, in an order that does not change from run to run.
 
@@ -43,6 +69,8 @@ class Source:
         contents: Reads every image's bytes, or a digest of them, in order; called only for the fingerprint.
         notes: What a reader of the results must know about the source.
         decoded_in_memory: Whether ``load`` only takes an image out of an array: nothing to gain from a cache.
+        check: Reads and decodes every item once, in order, or remembers it; None where there are no files to be broken.
+        skipped: Id -> reason, of items that were left out because they cannot be decoded.
     """
 
     classes: tuple[str, ...]
@@ -51,11 +79,31 @@ class Source:
     contents: Callable[[], Iterable[str | bytes]]
     notes: tuple[str, ...] = ()
     decoded_in_memory: bool = False
+    check: Callable[[], Sequence[Checked]] | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """sha256 over class names, item ids, labels and contents; the first use reads the whole dataset."""
-        return source_fingerprint(self.classes, self.items, self.contents())
+        return self._read[0]
+
+    @property
+    def digests(self) -> tuple[bytes, ...]:
+        """What the contents of each item are told apart by; read together with the fingerprint."""
+        return self._read[1]
+
+    @cached_property
+    def _read(self) -> tuple[str, tuple[bytes, ...]]:
+        digests: list[bytes] = []
+
+        def noted() -> Iterator[str | bytes]:
+            for entry in self.contents():
+                data = entry if isinstance(entry, bytes) else entry.encode("utf-8", "surrogateescape")
+                digests.append(data if len(data) <= _SHORT else hashlib.sha256(data).digest())
+                yield entry
+
+        text = source_fingerprint(self.classes, self.items, noted())
+        return text, tuple(digests[len(digests) - len(self.items) :])  # what all items share comes first
 
 
 def fingerprint(*parts: Iterable[str | bytes]) -> str:

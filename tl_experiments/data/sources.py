@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tl_experiments.config.datasets import Dataset, Digits, ImageFolder, Letters
+from tl_experiments.data.checking import without_bad
 from tl_experiments.data.digits import open_digits
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.data.items import Source, fingerprint
@@ -14,15 +15,20 @@ from tl_experiments.data.splits import Splits, assign_splits, subset
 
 
 def open_source(cfg: Dataset, digests: Path | None = None) -> Source:
-    """List a dataset's items; nothing is decoded.
+    """List a dataset's items; nothing is decoded, unless those that cannot be are to be left out.
 
     Args:
         cfg: The dataset.
-        digests: Folder in which digests of files are remembered, see ``file_digests``; None remembers none.
+        digests: Folder in which is remembered what is known of files, see ``recall``; None remembers nothing.
 
     Raises:
         DataError: The dataset cannot be used as it stands.
     """
+    source = _listed(cfg, digests)
+    return without_bad(source) if cfg.on_bad == "skip" else source
+
+
+def _listed(cfg: Dataset, digests: Path | None) -> Source:
     match cfg:
         case Digits():
             return open_digits()
@@ -30,7 +36,7 @@ def open_source(cfg: Dataset, digests: Path | None = None) -> Source:
             return open_letters(cfg.images_per_class, cfg.size, cfg.render_seed)
         case ImageFolder():
             assert cfg.root is not None, "the schema refuses a missing root"
-            return open_image_folder(cfg.root, cfg.allow_empty, cfg.channels, digests)
+            return open_image_folder(cfg.root, cfg.allow_empty, cfg.channels, cfg.max_pixels, digests)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from tl_experiments.backbones.layout import layout_of
 from tl_experiments.backbones.report import WeightsReport
 from tl_experiments.backbones.timm_backbone import InputSpec, TimmBackbone, build_backbone, input_spec
 from tl_experiments.config.heads import SolvedHead
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.data.checking import refuse_bad
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.decoded import DecodedImages
 from tl_experiments.data.items import Source
@@ -93,10 +95,11 @@ def open_images(cfg: TrainConfig, backbone: TimmBackbone, shared: SharedWork) ->
     """List the dataset, and find the images of it that are decoded already.
 
     Raises:
-        DataError: The dataset cannot be used as it stands.
+        DataError: The dataset cannot be used as it stands; every file has been decoded once by then, here or before.
     """
     store, channels = store_of(cfg), cfg.dataset.channels
     source = open_source(cfg.dataset, digests=store.digests)
+    refuse_bad(source, Path(cfg.output_dir).expanduser())
     geometry = _geometry(backbone.input_spec)
     if not shared.keep_decoded:
         return OpenImages(source, geometry, None)
