@@ -22,6 +22,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from tl_experiments import interrupt
 from tl_experiments.data.decode import (
     ARRAY_FORMAT,
     TooLargeError,
@@ -43,6 +44,7 @@ from tl_experiments.safe_text import csv_text, storable
 logger = logging.getLogger(__name__)
 
 BAD_IMAGES_FILE = "bad_images.csv"
+IN_MEMORY = "in memory"  # the format of what is no file
 _MAKER = f"1 {PIL.__version__}"  # of the facts; those of another are found out again
 _IN_MEMORY = 64_000_000  # bytes of a file up to which it is read once, for digest and pixels
 _MANY = 1000  # files whose reading takes long enough to say so
@@ -128,6 +130,25 @@ def check_bytes(
     suffices = partial(_suffices, max_pixels)
     found = recall(table, digests, memory, suffices, inspected, look=lambda _: (0, 0, 0, 0))
     return _judged(names, found, channels, max_pixels)
+
+
+def check_loaded(source: Source) -> tuple[Checked, ...]:
+    """What can be told of items that are no files: each is loaded once, and its digest is that of its pixels."""
+    checked = []
+    for index, item in enumerate(source.items):
+        interrupt.check()
+        try:
+            picture = source.load(index)
+        except DataError as error:
+            checked.append(Checked(item.id, "", 0, 0, "", "", None, error.what))
+            continue
+        array = np.asarray(picture)
+        mode = picture.mode if isinstance(picture, Image.Image) else str(array.shape[2])
+        grey = picture if isinstance(picture, Image.Image) else Image.fromarray(array[:, :, 0])
+        bits, digest = _signature(grey), hashlib.sha256(array.tobytes()).hexdigest()
+        number = None if bits is None else int(bits, 16)
+        checked.append(Checked(item.id, digest, array.shape[1], array.shape[0], mode, IN_MEMORY, number, None))
+    return tuple(checked)
 
 
 def refuse_bad(source: Source, folder: Path) -> None:

@@ -71,7 +71,7 @@ class TransferDataModule:
         source, used = opened.source, few(opened.used, images_per_split, evaluate_on_train)
         self._source, self._splits = source, used
         sizes: dict[str, int] = {split: used.indices[split].size for split in SPLITS}
-        notes = (*source.notes, *used.notes, *leakage_notes(source, used.indices))
+        notes = (*source.notes, *used.notes, *leakage_notes(source, opened.used.indices))
         self.spec = DataSpec(
             tuple(map(storable, source.classes)),
             sizes,

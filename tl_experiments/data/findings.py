@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from tl_experiments.data.items import SPLITS, Checked, Source, Split
+from tl_experiments.data.items import Checked, Source, Split
 from tl_experiments.data.splits import Indices
 
 NEAR_BITS = 4  # of 64 by which near duplicates differ at most
@@ -36,29 +36,25 @@ class Copies:
         return len(self.splits) > 1
 
 
-def copies(source: Source, splits: Mapping[Split, Indices]) -> list[Copies]:
-    """Groups of items with the same bytes, by the source's digests.
+def copies(checked: Sequence[Checked], splits: Mapping[Split, Indices]) -> list[Copies]:
+    """Groups of items with the same bytes.
 
     Args:
-        source: Of which the bytes are known, or read now.
-        splits: Which of its items to look at.
+        checked: What is known of each item of a source.
+        splits: Its items, by split.
     """
-    return _groups(source.digests, splits)
-
-
-def _groups(digests: Sequence[bytes], splits: Mapping[Split, Indices]) -> list[Copies]:
     where: dict[int, list[Split]] = defaultdict(list)
-    for split in SPLITS:
-        for index in splits[split].tolist():
+    for split, items in splits.items():
+        for index in items.tolist():
             where[index].append(split)
-    same: dict[bytes, list[int]] = defaultdict(list)
+    same: dict[str, list[int]] = defaultdict(list)
     for index in sorted(where):
-        same[digests[index]].append(index)
+        same[checked[index].digest].append(index)
     found = []
-    for items in same.values():
-        if len(items) > 1:
-            there = {split for index in items for split in where[index]}
-            found.append(Copies(tuple(items), tuple(split for split in SPLITS if split in there)))
+    for digest, group in same.items():
+        if digest and len(group) > 1:
+            there = {split for index in group for split in where[index]}
+            found.append(Copies(tuple(group), tuple(split for split in splits if split in there)))
     return found
 
 
@@ -66,7 +62,7 @@ def leakage_notes(source: Source, splits: Mapping[Split, Indices]) -> tuple[str,
     """A sentence where the same bytes stand in two splits."""
     if source.check is None:  # rendered, or a set whose repetitions everybody compares with
         return ()
-    leaks = [group for group in copies(source, splits) if group.leak]
+    leaks = [group for group in copies(source.check(), splits) if group.leak]
     if not leaks:
         return ()
     examples = "; ".join(
@@ -106,7 +102,7 @@ def near_duplicates(checked: Sequence[Checked], splits: Mapping[Split, Indices])
         splits: Its items, by split.
     """
     found: dict[tuple[int, int], Near] = {}
-    for first, second in combinations(SPLITS, 2):
+    for first, second in combinations(splits, 2):
         a, b = (_with_signature(checked, splits[split]) for split in (first, second))
         for one, other, bits in _close(checked, a, b):
             if one != other and checked[one].digest != checked[other].digest:

@@ -15,7 +15,6 @@ from PIL import Image
 Split = Literal["train", "val", "test"]
 Picture = Image.Image | NDArray[np.uint8]  # of mode L, RGB or RGBA, or (height, width, channels)
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-_SHORT = hashlib.sha256().digest_size  # contents that are digests already
 
 
 @dataclass(frozen=True)
@@ -82,28 +81,10 @@ class Source:
     check: Callable[[], Sequence[Checked]] | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """sha256 over class names, item ids, labels and contents; the first use reads the whole dataset."""
-        return self._read[0]
-
-    @property
-    def digests(self) -> tuple[bytes, ...]:
-        """What the contents of each item are told apart by; read together with the fingerprint."""
-        return self._read[1]
-
-    @cached_property
-    def _read(self) -> tuple[str, tuple[bytes, ...]]:
-        digests: list[bytes] = []
-
-        def noted() -> Iterator[str | bytes]:
-            for entry in self.contents():
-                data = entry if isinstance(entry, bytes) else entry.encode("utf-8", "surrogateescape")
-                digests.append(data if len(data) <= _SHORT else hashlib.sha256(data).digest())
-                yield entry
-
-        text = source_fingerprint(self.classes, self.items, noted())
-        return text, tuple(digests[len(digests) - len(self.items) :])  # what all items share comes first
+        return source_fingerprint(self.classes, self.items, self.contents())
 
 
 def fingerprint(*parts: Iterable[str | bytes]) -> str:
