@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.data.checking import refuse_bad
 from tl_experiments.data.items import Source, Split
 from tl_experiments.data.sources import divide, open_source
 from tl_experiments.data.splits import Indices, Splits, few
@@ -23,6 +25,11 @@ class Datasets:
         self._sources: dict[str, Source] = {}
         self._used: dict[str, Splits] = {}
 
+    @property
+    def sources(self) -> Collection[Source]:
+        """What was listed so far."""
+        return self._sources.values()
+
     def used(self, config: TrainConfig) -> Mapping[Split, Indices]:
         """Positions in the source of the images that a run of ``config`` uses, by split.
 
@@ -34,13 +41,17 @@ class Datasets:
         if key not in self._used:
             source = source_key(dataset)
             if source not in self._sources:
-                self._sources[source] = open_source(dataset)
+                self._sources[source] = open_source(dataset, store_of(config).digests)
             self._used[key] = divide(self._sources[source], dataset, config.seed).used
         return few(self._used[key], debug.images_per_split, debug.evaluate_on_train).indices
 
 
-def check_data(configs: Iterable[TrainConfig]) -> Datasets:
-    """Open each distinct dataset once.
+def check_data(configs: Iterable[TrainConfig], folder: Path) -> Datasets:
+    """Open each distinct dataset once, and decode each of its images unless that has been done before.
+
+    Args:
+        configs: Of the jobs.
+        folder: For the list of images that cannot be used, if there are some.
 
     Raises:
         DataError: One of them cannot be used as it stands.
@@ -49,6 +60,8 @@ def check_data(configs: Iterable[TrainConfig]) -> Datasets:
     distinct = {json.dumps(asdict(config.dataset), sort_keys=True): config for config in configs}
     for config in distinct.values():
         datasets.used(config)
+    for source in datasets.sources:
+        refuse_bad(source, folder)
     return datasets
 
 
