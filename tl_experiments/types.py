@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NotRequired, Protocol, TypedDict
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class DataSpec:
         fingerprint: sha256 over names and contents of all images and over the splits' definition.
         notes: What a reader of the results must know, for example that no test split was found.
         channels: Of an image.
+        skipped: Id -> reason, of images that were left out because they cannot be decoded.
     """
 
     classes: tuple[str, ...]
@@ -123,3 +124,4 @@ class DataSpec:
     fingerprint: str
     notes: tuple[str, ...] = ()
     channels: int = 3
+    skipped: Mapping[str, str] = field(default_factory=dict)

@@ -13,12 +13,14 @@ from tl_experiments.config.datasets import Augmentation, Dataset, NoAugmentation
 from tl_experiments.data.batches import Drawn, batch_notes, eval_batches, step_batches, steps_per_epoch
 from tl_experiments.data.dataset import Batches
 from tl_experiments.data.decoded import DecodedImages
+from tl_experiments.data.findings import leakage_notes
 from tl_experiments.data.items import Source, Split
 from tl_experiments.data.mixing import mixed
 from tl_experiments.data.serving import Serving
 from tl_experiments.data.sources import open_dataset
 from tl_experiments.data.splits import Indices, few
 from tl_experiments.data.transforms import Geometry
+from tl_experiments.safe_text import storable
 from tl_experiments.types import Batch, DataSpec
 
 
@@ -68,12 +70,14 @@ class TransferDataModule:
         source, used = opened.source, few(opened.used, images_per_split, evaluate_on_train)
         self._source, self._splits = source, used
         sizes = {split: indices.size for split, indices in used.indices.items()}
+        notes = (*source.notes, *used.notes, *leakage_notes(source, opened.used.indices))
         self.spec = DataSpec(
-            source.classes,
+            tuple(map(storable, source.classes)),
             sizes,
             opened.fingerprint,
-            (*source.notes, *used.notes, *batch_notes(sizes["train"], batch_size)),
+            (*map(storable, notes), *batch_notes(sizes["train"], batch_size)),
             channels=cfg.channels,
+            skipped={storable(item): storable(reason) for item, reason in source.skipped.items()},
         )
         self.steps_per_epoch = steps_per_epoch(sizes["train"], batch_size)
         self._labels = torch.tensor([item.label for item in source.items])
@@ -85,8 +89,8 @@ class TransferDataModule:
         self._serving = Serving(source, shared, geometry, cfg.channels, num_workers, cfg.preload_max_bytes)
 
     def item_ids(self, split: Split) -> tuple[str, ...]:
-        """Ids of the split's images, in the order of ``eval_loader``."""
-        return tuple(self._source.items[index].id for index in self._splits.indices[split])
+        """Ids of the split's images, in the order of ``eval_loader``, as text that every file takes."""
+        return tuple(storable(self._source.items[index].id) for index in self._splits.indices[split])
 
     def ordered(self, seed: int, batch_size: int, eval_batch_size: int) -> TransferDataModule:
         """The same images in the batches of another run."""

@@ -10,8 +10,10 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
+from tl_experiments.data.checking import check_loaded
+from tl_experiments.data.decode import MAX_PIXELS
 from tl_experiments.data.image_folder import open_image_folder
-from tl_experiments.data.items import SPLITS, Item, Picture, Source
+from tl_experiments.data.items import SPLITS, Checked, Item, Picture, Source
 from tl_experiments.errors import DataError
 
 LAYOUT = "root/<class>/<image> or root/test/<class>/<image>"
@@ -48,10 +50,13 @@ def with_tests(source: Source, tests: Mapping[str, Source]) -> Source:
         contents=partial(_contents, every),
         notes=tuple(notes),
         decoded_in_memory=all(one.decoded_in_memory for one in every),
+        check=partial(_check, every),
     )
 
 
-def open_test_set(name: str, path: str, channels: int, digests: Path | None = None) -> Source:
+def open_test_set(
+    name: str, path: str, channels: int, max_pixels: int = MAX_PIXELS, digests: Path | None = None
+) -> Source:
     """Read ``path/test/<class>/<image>`` where there is such a folder, else ``path/<class>/<image>``.
 
     Class folders without an image count as missing.
@@ -60,6 +65,7 @@ def open_test_set(name: str, path: str, channels: int, digests: Path | None = No
         name: Of the test set.
         path: The folder; ``~`` and environment variables are expanded.
         channels: That every image is loaded with.
+        max_pixels: Of the largest image that is decoded.
         digests: As in ``open_image_folder``.
 
     Raises:
@@ -72,7 +78,7 @@ def open_test_set(name: str, path: str, channels: int, digests: Path | None = No
         raise DataError(key, what, f"name the folder of the classes, for example {root / given[-1]}")
     folder = root / "test" if given else root
     try:
-        return open_image_folder(str(folder), allow_empty=True, channels=channels, digests=digests, min_classes=1)
+        return open_image_folder(str(folder), True, channels, max_pixels, digests, min_classes=1)
     except DataError as error:
         raise DataError(key, error.what, error.fix) from None
 
@@ -85,6 +91,10 @@ def _load(starts: Sequence[int], loads: Sequence[Callable[[int], Picture]], inde
 def _contents(sources: Sequence[Source]) -> Iterator[str | bytes]:
     for source in sources:
         yield from source.contents()
+
+
+def _check(sources: Sequence[Source]) -> list[Checked]:
+    return [one for source in sources for one in (source.check or partial(check_loaded, source))()]
 
 
 def _some(names: Collection[str], limit: int = 5) -> str:

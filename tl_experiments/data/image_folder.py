@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from functools import partial
 from pathlib import Path
 
-from tl_experiments.data.decode import ARRAY, load_image
-from tl_experiments.data.digests import file_digests
-from tl_experiments.data.items import SPLITS, Item, Picture, Source, Split
+from tl_experiments.data.checking import Files
+from tl_experiments.data.decode import ARRAY, MAX_PIXELS
+from tl_experiments.data.items import SPLITS, Item, Source, Split
 from tl_experiments.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ARRAY})
@@ -20,7 +19,12 @@ _Folders = dict[tuple[Split | None, str], list[str]]  # (split, class) -> names 
 
 
 def open_image_folder(
-    root: str, allow_empty: bool, channels: int = 3, digests: Path | None = None, min_classes: int = 2
+    root: str,
+    allow_empty: bool,
+    channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
+    digests: Path | None = None,
+    min_classes: int = 2,
 ) -> Source:
     """Read ``root/train|val|test/<class>/<image>`` or ``root/<class>/<image>``.
 
@@ -32,7 +36,8 @@ def open_image_folder(
         root: The folder; ``~`` and environment variables are expanded.
         allow_empty: Leave class folders without an image out, with a note, instead of refusing them.
         channels: That every image is loaded with; see ``load_image``.
-        digests: Folder in which the files' digests are remembered; None reads every file for the fingerprint.
+        max_pixels: Of the largest image that is decoded.
+        digests: Folder in which is remembered what is known of the files; None reads every file for the fingerprint.
         min_classes: Fewer are refused.
 
     Raises:
@@ -55,11 +60,8 @@ def open_image_folder(
         for file in files:
             paths.append("/".join(filter(None, (split, name, file))))
             items.append(Item(paths[-1], label[name], split))
-    load, contents = (
-        partial(_load, folder, tuple(paths), channels),
-        partial(file_digests, folder, tuple(paths), digests),
-    )
-    return Source(classes, tuple(items), load, contents, notes)
+    images = Files(folder, paths, channels, max_pixels, digests)
+    return Source(classes, tuple(items), images.load, images.digests, notes, check=images.check)
 
 
 def _scan(root: Path) -> _Folders:
@@ -117,10 +119,6 @@ def _classes(filled: _Folders, min_classes: int) -> tuple[str, ...]:
         what = f"{len(classes)} class ({_some(classes)}), expected {min_classes} or more"
         raise DataError(_KEY, what, "add another class folder")
     return tuple(classes)
-
-
-def _load(root: Path, paths: tuple[str, ...], channels: int, index: int) -> Picture:
-    return load_image(root / paths[index], channels)
 
 
 def _some(names: Collection[str], limit: int = 5) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tl_experiments.config.datasets import ImageFolder
+from tl_experiments.config.datasets import IN_MEMORY
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import RunRecord
 from tl_experiments.sweeps.costs import CostBook, Price
@@ -97,7 +97,7 @@ def undecoded(tasks: Sequence[Task], book: CostBook) -> list[TrainConfig]:
     return [
         config
         for source, config in configs.items()
-        if isinstance(config.dataset, ImageFolder) and book.decode_s(source) is None
+        if config.dataset.name not in IN_MEMORY and book.decode_s(source) is None
     ]
 
 
@@ -142,7 +142,7 @@ class _Counter:
         decoded = images - self._decoded[source]
         self._decoded[source] |= images
         cost = Cost(
-            decoded=len(decoded) if isinstance(task.jobs[0].config.dataset, ImageFolder) else 0,
+            decoded=0 if task.jobs[0].config.dataset.name in IN_MEMORY else len(decoded),
             cache_bytes=self._decoded_bytes(task, len(decoded)),
         )
         decode_s = self._book.decode_s(source)
@@ -205,17 +205,33 @@ def table(plan: Plan) -> str:
     return f"at most, were nothing kept yet:\n{aligned(lines)}"
 
 
-def comparison(plan: Plan, records: Iterable[RunRecord], seconds: float) -> str:
-    """Predicted against actual, as lines."""
+def account(plan: Plan, records: Iterable[RunRecord], seconds: float) -> dict[str, float | int | None]:
+    """Predicted against actual, as the ledger keeps it; predicted seconds are null where a price was not known."""
     decoded, encoded = _work(records)
     total = plan.total
-    return aligned(
-        [
-            ("", "decoded", "encoded", "seconds"),
-            ("predicted", f"{total.decoded:,}", f"{total.encoded:,}", _seconds(total.seconds)),
-            ("actual", f"{decoded:,}", f"{encoded:,}", _seconds(seconds)),
-        ]
-    )
+    return {
+        "jobs": sum(len(task.todo) for task in plan.tasks),
+        "predicted_s": total.seconds,
+        "actual_s": seconds,
+        "predicted_decoded": total.decoded,
+        "actual_decoded": decoded,
+        "predicted_encoded": total.encoded,
+        "actual_encoded": encoded,
+    }
+
+
+def comparison(spent: Mapping[str, float | int | None]) -> str:
+    """What ``account`` gives, as lines."""
+    rows = [
+        (
+            which,
+            f"{spent[f'{which}_decoded']:,}",
+            f"{spent[f'{which}_encoded']:,}",
+            _seconds(spent[f"{which}_s"]),
+        )
+        for which in ("predicted", "actual")
+    ]
+    return aligned([("", "decoded", "encoded", "seconds"), *rows])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -231,7 +247,7 @@ def _work(records: Iterable[RunRecord]) -> tuple[int, int]:
     """Images decoded from files and images encoded in these runs."""
     decoded = encoded = 0
     for record in records:
-        if record.config["dataset"]["name"] == "image_folder":
+        if record.config["dataset"]["name"] not in IN_MEMORY:
             decoded += record.work.get("images_decoded", 0)
         encoded += record.work.get("images_encoded", 0)
     return decoded, encoded

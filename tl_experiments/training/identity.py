@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from tl_experiments.backbones.locate import locate, weights_digest
-from tl_experiments.config.datasets import Dataset, ImageFolder
+from tl_experiments.config.datasets import CsvFile, Dataset, HuggingFace, ImageFolder, Npz, TorchvisionSet
 from tl_experiments.config.heads import Head
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import NOT_IN_THE_RESULT
@@ -40,9 +40,29 @@ def job_id(config: TrainConfig) -> str:
     dataset = content["dataset"]
     dataset["subset_seed"] = config.dataset.labels_seed(config.seed)
     dataset["tests"] = {name: _real(path) for name, path in config.dataset.test_sets.items()}
-    if isinstance(config.dataset, ImageFolder):
-        dataset["root"] = _real(config.dataset.root or "")
+    dataset |= _place(config.dataset)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _place(dataset: Dataset) -> dict[str, str]:
+    """Where the data is: two ways to the same place are the same job."""
+    match dataset:
+        case ImageFolder():
+            return {"root": _real(dataset.root or "")}
+        case CsvFile():
+            table = dataset.path or ""
+            return {
+                "path": _real(table),
+                "root": _real(os.path.dirname(table) if dataset.root is None else dataset.root),
+            }
+        case Npz():
+            return {"path": _real(dataset.path or "")}
+        case TorchvisionSet():
+            return {"root": _real(dataset.root)}
+        case HuggingFace(repo=str(repo)) if os.path.isdir(_real(repo)):
+            return {"repo": _real(repo)}
+        case _:
+            return {}
 
 
 def _real(path: str) -> str:
@@ -66,10 +86,16 @@ def arm(config: TrainConfig) -> dict[str, str]:
 
 def _dataset(dataset: Dataset) -> str:
     name: str = dataset.name
-    if isinstance(dataset, ImageFolder):
-        name = Path(dataset.root or "").name
-        if dataset.channels != 3:
-            name += f" ({dataset.channels} channel{'s' if dataset.channels > 1 else ''})"
+    match dataset:
+        case ImageFolder():
+            name = Path(dataset.root or "").name
+        case CsvFile() | Npz():
+            name = Path(dataset.path or "").stem
+        case HuggingFace(repo=str(repo)):
+            name = Path(repo).name if os.path.isdir(_real(repo)) else repo
+            name += f" ({dataset.config_name})" if dataset.config_name else ""
+    if dataset.channels != 3:
+        name += f" ({dataset.channels} channel{'s' if dataset.channels > 1 else ''})"
     if dataset.folds is not None:
         name += f", {dataset.folds} folds"
     if dataset.shots is not None:
