@@ -112,6 +112,47 @@ def test_what_is_no_test_set_is_refused(
         open_source(folder_cfg(main, tests={"x": str(tmp_path / "x")}))
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_a_table_names_the_images_too(split: bool, tmp_path: Path, main: Path, folder_cfg: FolderCfg) -> None:
+    write(tmp_path / "x", {"one": 3, "two": 2}, shade=4)
+    rows = ["two/1.png,c,test", "one/0.png,a,test", "one/2.png,a,train"]
+    header = "path,label,split" if split else "path,label,where"
+    (tmp_path / "x" / "labels.csv").write_text("\n".join([header, *rows]) + "\n")
+    source = open_source(folder_cfg(main, tests={"x": str(tmp_path / "x" / "labels.csv")}))
+    found = [
+        (item.id, item.label, np.asarray(source.load(index))[0, 0].tolist())
+        for index, item in enumerate(source.items)
+        if item.split == "test/x"
+    ]
+    rest = [("x:one/2.png", 0, [4, 0, 2])]
+    assert found == [("x:one/0.png", 0, [4, 0, 0]), *([] if split else rest), ("x:two/1.png", 2, [4, 1, 1])]
+    assert len(list(source.contents())) == len(source.items)
+    assert not [note for note in source.notes if "x" in note]
+
+
+def test_a_table_with_a_stranger_or_without_test_rows_is_refused(
+    tmp_path: Path, main: Path, folder_cfg: FolderCfg
+) -> None:
+    write(tmp_path / "x", {"one": 3})
+    table = tmp_path / "x" / "labels.csv"
+    cfg = folder_cfg(main, tests={"x": str(table)})
+    table.write_text("path,label\none/0.png,dog\n")
+    with pytest.raises(DataError, match=r"labels.csv row 2: label 'dog', expected a class of a, b, c"):
+        open_source(cfg)
+    table.write_text("path,label,split\none/0.png,a,train\n")
+    with pytest.raises(DataError, match=r"dataset\.tests\.x: .* has no row of the split test -> mark its rows test"):
+        open_source(cfg)
+
+
+def test_broken_images_are_named_or_left_out(tmp_path: Path, main: Path, folder_cfg: FolderCfg) -> None:
+    root = write(tmp_path / "x", {"a": 3, "b": 2})
+    (root / "a/1.png").write_bytes((root / "a/1.png").read_bytes()[:40])
+    source = open_source(folder_cfg(main, tests={"x": str(root)}, on_bad="skip"))
+    assert list(source.skipped) == ["x:a/1.png"]
+    assert [item.id for item in source.items[33:]] == ["x:a/0.png", "x:a/2.png", "x:b/0.png", "x:b/1.png"]
+    assert np.asarray(source.load(34))[0, 0].tolist() == [0, 0, 2]
+
+
 def test_a_test_set_may_have_one_class_and_empty_folders(tmp_path: Path, main: Path, folder_cfg: FolderCfg) -> None:
     root = write(tmp_path / "x", {"a": 2, "b": 0})
     opened = open_dataset(folder_cfg(main, tests={"x": str(root)}), 0)
