@@ -14,8 +14,12 @@ from tests.training.test_groups import together
 from tl_experiments.errors import DataError
 from tl_experiments.metrics.stored import read_predictions
 from tl_experiments.records import RunRecord
+from tl_experiments.sweeps.costs import CostBook
+from tl_experiments.sweeps.jobs import Job
+from tl_experiments.sweeps.planner import make_plan
+from tl_experiments.sweeps.tasks import make_tasks
 from tl_experiments.training.identity import job_id
-from tl_experiments.training.preflight import check_unchanged
+from tl_experiments.training.preflight import Datasets, check_unchanged
 from tl_experiments.training.run import run
 
 WAYS = {
@@ -116,3 +120,18 @@ def test_images_that_changed_are_told(tiny, tmp_path, uneven, moved):
     (moved / "ants" / "0.png").unlink()
     with pytest.raises(DataError, match=f"its images changed since job {record.job_id} ran"):
         check_unchanged([(config, record)])
+
+
+def test_what_the_plan_counts_is_what_is_done(tiny, tmp_path, uneven, root):
+    options = [["dataset.folds=3", f"dataset.fold={fold}"] for fold in range(3)]
+    options += [["freeze_strategy=last_n_blocks", "freeze_strategy.n=1", "trainer.max_epochs=3"]]
+    configs = [tiny(*uneven, with_tests(x=root), *one) for one in options]
+    jobs = [Job(job_id(cfg), tuple(one), cfg) for cfg, one in zip(configs, options, strict=True)]
+    plan = make_plan(make_tasks(jobs, jobs, []), Datasets(), CostBook(tmp_path / "costs.json", "cpu", 1), 1)
+    assert [len(task.jobs) for task in plan.tasks] == [3, 1]
+    for number, task in enumerate(plan.tasks):
+        together([job.config for job in task.jobs], tmp_path / str(number))
+    records = [RunRecord.read(path.parent) for path in tmp_path.glob("[01]/*/record.json")]
+    images = 54 + 3 * 12  # of the dataset and of the test set
+    assert plan.total.decoded == sum(record.work["images_decoded"] for record in records) == images
+    assert plan.total.encoded == sum(record.work["images_encoded"] for record in records) == 2 * images
