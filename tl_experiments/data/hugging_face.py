@@ -8,10 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -23,6 +22,7 @@ from tl_experiments.errors import DataError, first_line
 from tl_experiments.network import REQUEST_S, answer
 
 _KEY = "dataset.repo"
+_NO_IMAGE: Mapping[str, Any] = {"bytes": None, "path": None}
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,10 @@ def open_hugging_face(
                 what = f"{chosen[split]} row {number} is of {word!r}, expected a class of train: {listed(names)}"
                 raise DataError(repo, what, "leave that split out by dataset.splits, or correct the label")
             items.append(Item(f"{split}/{number:05d}", label[word], split))
-    encoded = [data[name].cast_column(columns[0], library.Image(decode=False)) for name in chosen.values()]
+    encoded = {split: data[name].cast_column(columns[0], library.Image(decode=False)) for split, name in chosen.items()}
+    load = partial(_load, repo, encoded, tuple(item.id for item in items), columns[0], max_pixels)
     notes = (*about, *left, *absent(names, {label[word] for word in words["train"]}))
-    return Source(names, tuple(items), partial(_load, repo, encoded, columns[0], max_pixels), contents, notes)
+    return Source(names, tuple(items), load, contents, notes)
 
 
 def _import_datasets() -> ModuleType:
@@ -210,23 +211,19 @@ def _labels(library: ModuleType, repo: str, name: str, part: Any, column: str) -
     return words
 
 
-def _load(repo: str, parts: Sequence[Any], column: str, max_pixels: int, index: int) -> Picture:
-    ends = list(accumulate(len(part) for part in parts))
-    number = next(number for number, end in enumerate(ends) if index < end)
-    row = index - ends[number] + len(parts[number])
-    stored = parts[number][row][column]
-    if stored is None or stored["bytes"] is None:
-        if stored and stored["path"]:
-            return load_image(Path(stored["path"]), 3)
-        raise DataError(f"{repo} item {index}", "no image", "leave the row out")
+def _load(
+    repo: str, parts: Mapping[Split, Any], ids: Sequence[str], column: str, max_pixels: int, index: int
+) -> Picture:
+    split, row = ids[index].split("/")
+    stored, item = parts[cast(Split, split)][int(row)][column] or _NO_IMAGE, f"{repo} {ids[index]}"
+    if stored["bytes"] is None and stored["path"]:
+        return load_image(Path(stored["path"]), 3)
     try:
-        with Image.open(io.BytesIO(stored["bytes"])) as image:
+        with Image.open(io.BytesIO(stored["bytes"] or b"")) as image:
             if image.width * image.height > max_pixels:
                 raise ValueError(f"{image.width} x {image.height} pixels, expected at most {max_pixels:,}")
             return to_rgb(image)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's readers raise nearly everything on damaged images
-        raise DataError(
-            f"{repo} item {index}", f"cannot be decoded ({first_line(error)})", "leave the row out"
-        ) from error
+        raise DataError(item, f"cannot be decoded ({first_line(error)})", "replace or remove the row") from error
