@@ -151,7 +151,8 @@ class RatesCommand(TrainCommand):
         from tl_experiments.training.lr_range import range_test
         from tl_experiments.training.preflight import check_data
 
-        check_data(job.config for job in jobs)
+        folder = sweep_folder(jobs, overrides)
+        check_data((job.config for job in jobs), folder)
         curves = []
         for number, job in enumerate(jobs, start=1):
             assert isinstance(job.config, LrConfig)  # the verb's root config makes it one
@@ -161,7 +162,7 @@ class RatesCommand(TrainCommand):
                 f"[{number}/{len(jobs)}] {plain(curve.arm['freeze_strategy'])} seed {curve.seed}: "
                 f"{len(curve.losses)} steps up to {curve.learning_rates[-1]:.2g}\n"
             )
-        data, picture = write_curves(curves, sweep_folder(jobs, overrides))
+        data, picture = write_curves(curves, folder)
         sys.stdout.write(
             f"{table(curves)}\n\nrule: what optimizer.lr_factor multiplies; steepest: where the loss falls fastest;\n"
             "minimum/10: a tenth of the rate at which it is lowest. A good rate for a whole run lies\n"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from tl_experiments.config.ranges import require
 from tl_experiments.errors import ConfigError
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +76,19 @@ class _DatasetOptions:
         folds = self.folds
         require(folds is None or folds >= 2, "folds", folds, "2 or more, or null")
         require(0 <= self.fold < (folds or 1), "fold", self.fold, f"0 to {folds - 1}" if folds else "0 without folds")
+        require(
+            len(self.test_sets) == len(self.tests) and "" not in self.test_sets,
+            "tests",
+            ", ".join(map(repr, self.tests)),
+            "names with letters or digits, by which they can be told apart",
+        )
         require(self.max_pixels > 0, "max_pixels", self.max_pixels, "1 or more")
         require(self.preload_max_bytes >= 0, "preload_max_bytes", self.preload_max_bytes, "0 or more")
+
+    @property
+    def test_sets(self) -> dict[str, str]:
+        """``tests``, sorted, under names of letters, digits and . _ - alone, which fit into files and keys."""
+        return {_slug(name): path for name, path in sorted(self.tests.items())}
 
     @property
     def location(self) -> str | None:

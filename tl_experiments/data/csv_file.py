@@ -7,13 +7,12 @@ import io
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from tl_experiments.config.typed import did_you_mean
-from tl_experiments.data.decode import load_image
-from tl_experiments.data.digests import file_digests
-from tl_experiments.data.items import SPLITS, Item, Picture, Source
+from tl_experiments.data.checking import Files
+from tl_experiments.data.decode import MAX_PIXELS
+from tl_experiments.data.items import SPLITS, Item, Source
 from tl_experiments.data.labels import SPLIT_WORDS, absent, check_classes, class_names, is_integer, listed, positions
 from tl_experiments.errors import DataError
 
@@ -55,6 +54,7 @@ def open_csv(
     columns: Columns = Columns(),
     classes: Sequence[str] | None = None,
     channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
     digests: Path | None = None,
 ) -> Source:
     """Read a table with a row for each image.
@@ -70,7 +70,8 @@ def open_csv(
         classes: Class names in label order; None takes those of train, in numerical order where all are integers,
             else sorted as text. Integer labels beside names that are none are positions in it.
         channels: That every image is loaded with; see ``load_image``.
-        digests: Folder in which the files' digests are remembered; None reads every file for the fingerprint.
+        max_pixels: Of the largest image that is decoded.
+        digests: Folder in which is remembered what is known of the files; None reads every file for the fingerprint.
 
     Raises:
         DataError: The table cannot be read or lacks a column; rows, told by number, have a missing or unknown label,
@@ -95,15 +96,15 @@ def open_csv(
         (Item(row.path, label[row.label], None if row.split is None else SPLIT_WORDS[row.split]) for row in rows),
         key=lambda item: (-1 if item.split is None else SPLITS.index(item.split), item.label, item.id),
     )
-    paths = tuple(item.id for item in items)
-    absolute = [os.path.abspath(folder / each) for each in paths]
+    # Remembered under the table's name: several tables may share a root
+    files = Files(table, [os.path.abspath(folder / item.id) for item in items], channels, max_pixels, digests)
     return Source(
         names,
         tuple(items),
-        partial(_load, folder, paths, channels),
-        # remembered under the table's name: several tables may share a root
-        partial(file_digests, table, absolute, digests),
+        files.load,
+        files.digests,
         _notes(names, label, {item.label for item in items if item.split in (None, "train")}),
+        check=files.check,
     )
 
 
@@ -232,7 +233,3 @@ def _notes(names: Sequence[str], label: dict[str, int], present: Collection[int]
     elif set(label) != set(names):
         notes.append(f"Labels are positions in the classes, 0 is {names[0]}.")
     return tuple(notes)
-
-
-def _load(root: Path, paths: Sequence[str], channels: int, index: int) -> Picture:
-    return load_image(root / paths[index], channels)

@@ -135,7 +135,7 @@ class _Counter:
     def cost(self, task: Task) -> Cost:
         source = source_key(task.jobs[0].config.dataset)
         used = [
-            {str(split): set(indices.tolist()) for split, indices in self._datasets.used(job.config).items()}
+            {split: set(indices.tolist()) for split, indices in self._datasets.used(job.config).items()}
             for job in task.jobs
         ]
         images = {index for splits in used for indices in splits.values() for index in indices}
@@ -167,13 +167,15 @@ class _Counter:
     def _training(self, config: TrainConfig, sizes: Mapping[str, int]) -> Cost:
         if config.head.is_solved:
             return Cost()
-        looks = config.trainer.max_epochs * sizes["val"] + sizes["test"]
+        once = sum(sizes.values()) - sizes["train"] - sizes["val"]  # the test sets
+        looks = config.trainer.max_epochs * sizes["val"] + once
         visits = config.trainer.max_epochs * sizes["train"] + looks / _FORWARD_OF_STEP
         price = self._book.price(config).train_s
         return Cost(visits=visits, seconds=None if price is None else visits * price)
 
     def _encoding(self, config: TrainConfig, source: str, splits: Mapping[str, set[int]]) -> Cost:
-        train, others, new = splits["train"], splits["val"] | splits["test"], 0
+        train, new = splits["train"], 0
+        others = set[int]().union(*(images for split, images in splits.items() if split != "train"))
         for prefix, views in encoded_views(config).items():
             for view, images in (("", others), *((view, train) for view in sorted(views))):
                 known = self._encoded[source + prefix + view]

@@ -227,7 +227,7 @@ def _check_data(jobs: Sequence[Job], folder: Path) -> Datasets:
     """Refuse data that cannot be used, or that changed since a job that is done: its result would pass for new."""
     done = [job for job in jobs if has_record(folder, job)]
     check_unchanged((job.config, RunRecord.read(folder / job.id)) for job in done)
-    return check_data(job.config for job in jobs if job not in done)
+    return check_data((job.config for job in jobs if job not in done), folder)
 
 
 def _slots(tasks: Sequence[Task], ledger: Ledger) -> Slots:

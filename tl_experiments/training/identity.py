@@ -39,6 +39,7 @@ def job_id(config: TrainConfig) -> str:
     content["freeze_strategy"]["base_lr"] = None  # it is in the rate
     dataset = content["dataset"]
     dataset["subset_seed"] = config.dataset.labels_seed(config.seed)
+    dataset["tests"] = {name: _real(path) for name, path in config.dataset.test_sets.items()}
     dataset |= _place(config.dataset)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -95,6 +96,8 @@ def _dataset(dataset: Dataset) -> str:
             name += f" ({dataset.config_name})" if dataset.config_name else ""
     if dataset.channels != 3:
         name += f" ({dataset.channels} channel{'s' if dataset.channels > 1 else ''})"
+    if dataset.folds is not None:
+        name += f", {dataset.folds} folds"
     if dataset.shots is not None:
         return f"{name}, {dataset.shots} shots"
     if dataset.label_fraction is not None:
