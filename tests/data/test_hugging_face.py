@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from tl_experiments.config import compose
+from tl_experiments.data.checking import bad_images, without_bad
 from tl_experiments.data.hugging_face import Reading, open_hugging_face
 from tl_experiments.data.sources import open_source
 from tl_experiments.errors import DataError
@@ -183,15 +184,19 @@ def test_a_class_that_train_lacks(write: Write) -> None:
     assert "test row 0 is of 'c', expected a class of train: a, b" in refusal(folder)
 
 
-def test_a_broken_image_is_named(write: Write) -> None:
-    split = part([0, 1])
-    stored = {"image": [{"bytes": png()[:60], "path": None}, {"bytes": png(50, 40, 3), "path": None}], "label": [0, 1]}
-    folder = write(train=library.Dataset.from_dict(stored, features=split.features))
-    source = open_hugging_face(str(folder), Reading(), max_pixels=1999)
+def test_broken_and_huge_images_are_named_or_left_out(write: Write, tmp_path: Path) -> None:
+    split = part([0, 1, 0, 1])
+    stored = [{"bytes": data, "path": None} for data in (png()[:60], png(50, 40, 3), png(4, 4), png(4, 4))]
+    folder = write(train=library.Dataset.from_dict({"image": stored, "label": [0, 1, 0, 1]}, features=split.features))
+    source = open_hugging_face(str(folder), Reading(), 1999, tmp_path / "memory")
     with pytest.raises(DataError, match=r"pets train/00000: cannot be decoded"):
         source.load(0)
-    with pytest.raises(DataError, match=r"train/00001: cannot be decoded \(40 x 50 pixels, expected at most 1,999\)"):
+    with pytest.raises(DataError, match=r"pets train/00001: .*2,000 pixels, dataset.max_pixels is 1,999"):
         source.load(1)
+    assert [one.path for one in bad_images(source)] == [f"{folder} train/00000", f"{folder} train/00001"]
+    left = without_bad(source)
+    assert [item.id for item in left.items] == ["train/00002", "train/00003"]
+    assert left.load(1) == source.load(3)
 
 
 def test_no_folder_and_no_name(tmp_path: Path) -> None:

@@ -291,6 +291,16 @@ def test_foreign_pickles_are_never_loaded(tmp_path: Path) -> None:
     assert canary.exists()  # the bomb was a real one
 
 
+def test_broken_images_are_found_with_their_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    eurosat(tmp_path, monkeypatch)
+    broken = tmp_path / "eurosat" / "2750" / "SeaLake" / "SeaLake_10.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    config = compose(["dataset=eurosat", f"dataset.root={tmp_path}", "dataset.on_bad=skip"]).dataset
+    source = open_source(config, tmp_path / "memory")
+    assert [item.id for item in source.items] == ["Forest/Forest_1.jpg", "SeaLake/SeaLake_2.jpg"]
+    assert list(source.skipped) == ["SeaLake/SeaLake_10.jpg"]
+
+
 def test_damaged_lists_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     food101(tmp_path, monkeypatch)
     (tmp_path / "food-101" / "meta" / "train.json").write_text("{")

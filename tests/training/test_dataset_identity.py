@@ -137,7 +137,7 @@ def test_other_contents_under_the_old_names_are_told(kind: str, home: Path, tmp_
 def test_plans_count_what_is_decoded_from_files(kind: str, decoded: int, home: Path, tiny) -> None:
     config = tiny(*options(kind, home), "dataset.shots=null")
     task, book = Task((Job(job_id(config), (), config),)), CostBook(costs_file(config), "cpu", 1)
-    assert make_plan([task], check_data([config]), book, 1).total.decoded == decoded
+    assert make_plan([task], check_data([config], home), book, 1).total.decoded == decoded
     assert len(undecoded([task], book)) == bool(decoded)
 
 

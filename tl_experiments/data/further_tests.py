@@ -11,6 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from tl_experiments.data.checking import check_loaded
+from tl_experiments.data.csv_file import open_csv
 from tl_experiments.data.decode import MAX_PIXELS
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.data.items import SPLITS, Checked, Item, Picture, Source
@@ -57,21 +58,26 @@ def with_tests(source: Source, tests: Mapping[str, Source]) -> Source:
 def open_test_set(
     name: str, path: str, channels: int, max_pixels: int = MAX_PIXELS, digests: Path | None = None
 ) -> Source:
-    """Read ``path/test/<class>/<image>`` where there is such a folder, else ``path/<class>/<image>``.
+    """Read ``path/test/<class>/<image>`` where there is such a folder, else ``path/<class>/<image>``; or a csv file.
 
-    Class folders without an image count as missing.
+    Class folders without an image count as missing. Of a table with a column ``split`` the rows of test are read.
 
     Args:
         name: Of the test set.
-        path: The folder; ``~`` and environment variables are expanded.
+        path: The folder or file; ``~`` and environment variables are expanded.
         channels: That every image is loaded with.
         max_pixels: Of the largest image that is decoded.
         digests: As in ``open_image_folder``.
 
     Raises:
-        DataError: The folder is missing, empty or laid out otherwise.
+        DataError: The folder or file is missing, empty or laid out otherwise.
     """
     key, root = f"dataset.tests.{name}", Path(os.path.expandvars(path)).expanduser()
+    if root.is_file():
+        try:
+            return open_csv(path, channels=channels, max_pixels=max_pixels, digests=digests, test_set=True)
+        except DataError as error:
+            raise DataError(f"{key} {error.thing}", error.what, error.fix) from None
     given = [split for split in SPLITS if (root / split).is_dir()]
     if given and "test" not in given:
         what = f"{root} has {_some(given)} and no test, expected {LAYOUT}"

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
-from PIL import Image
-
-from tl_experiments.data.decode import load_image, to_rgb
+from tl_experiments.data.checking import check_bytes
+from tl_experiments.data.decode import MAX_PIXELS, load_bytes
 from tl_experiments.data.digests import file_digests
-from tl_experiments.data.items import SPLITS, Item, Picture, Source, Split
+from tl_experiments.data.items import SPLITS, Checked, Item, Picture, Source, Split
 from tl_experiments.data.labels import SPLIT_WORDS, absent, check_classes, class_names, listed
 from tl_experiments.errors import DataError, first_line
 from tl_experiments.network import REQUEST_S, answer
 
 _KEY = "dataset.repo"
-_NO_IMAGE: Mapping[str, Any] = {"bytes": None, "path": None}
 
 
 @dataclass(frozen=True)
@@ -36,9 +33,7 @@ class Reading:
     splits: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_hugging_face(
-    repo: str, reading: Reading, max_pixels: int = 100_000_000, digests: Path | None = None
-) -> Source:
+def open_hugging_face(repo: str, reading: Reading, max_pixels: int = MAX_PIXELS, digests: Path | None = None) -> Source:
     """Open a dataset of the hub, or a folder of parquet files, of images, or of ``save_to_disk``.
 
     No code of a dataset is ever run. Of the hub, the commit stands in the notes and in the fingerprint; what the cache
@@ -48,8 +43,8 @@ def open_hugging_face(
     Args:
         repo: ``owner/name``, or the folder; ``~`` and environment variables are expanded.
         reading: What of it.
-        max_pixels: Larger images are refused.
-        digests: Folder in which digests of a folder's files are remembered; None reads them for the fingerprint.
+        max_pixels: Of the largest image that is decoded.
+        digests: Folder in which is remembered what is known of files and images; None reads them anew.
 
     Raises:
         DataError: The library is missing; the dataset cannot be reached or read; columns, splits or labels are not
@@ -80,9 +75,43 @@ def open_hugging_face(
                 raise DataError(repo, what, "leave that split out by dataset.splits, or correct the label")
             items.append(Item(f"{split}/{number:05d}", label[word], split))
     encoded = {split: data[name].cast_column(columns[0], library.Image(decode=False)) for split, name in chosen.items()}
-    load = partial(_load, repo, encoded, tuple(item.id for item in items), columns[0], max_pixels)
+    rows = _Rows(folder, [item.id for item in items], encoded, columns[0], max_pixels, digests)
     notes = (*about, *left, *absent(names, {label[word] for word in words["train"]}))
-    return Source(names, tuple(items), load, contents, notes)
+    return Source(names, tuple(items), rows.load, contents, notes, check=rows.check)
+
+
+class _Rows:
+    """Images that stand encoded in the rows of splits; an id is ``split/row``."""
+
+    def __init__(
+        self,
+        where: Path,
+        ids: Sequence[str],
+        parts: Mapping[Split, Any],
+        column: str,
+        max_pixels: int,
+        memory: Path | None,
+    ) -> None:
+        self._where, self._ids, self._parts, self._column = where, ids, parts, column
+        self._names, self._max_pixels, self._memory = [f"{where} {each}" for each in ids], max_pixels, memory
+
+    def load(self, index: int) -> Picture:
+        return load_bytes(self._read(index), self._names[index], 3, self._max_pixels)
+
+    def check(self) -> tuple[Checked, ...]:
+        return self._checked
+
+    @cached_property
+    def _checked(self) -> tuple[Checked, ...]:
+        return check_bytes(self._names, self._read, 3, self._max_pixels, self._memory, self._where)
+
+    def _read(self, index: int) -> bytes:
+        """An image as it is stored; nothing where there is none."""
+        split, row = self._ids[index].split("/")
+        stored = self._parts[split][int(row)][self._column]
+        if stored is None:
+            return b""
+        return Path(stored["path"]).read_bytes() if stored["bytes"] is None and stored["path"] else stored["bytes"]
 
 
 def _import_datasets() -> ModuleType:
@@ -209,21 +238,3 @@ def _labels(library: ModuleType, repo: str, name: str, part: Any, column: str) -
         what = f"{name} row {bad} has label {values[bad]!r}, expected a class"
         raise DataError(repo, what, "leave that split out by dataset.splits, or remove the row")
     return words
-
-
-def _load(
-    repo: str, parts: Mapping[Split, Any], ids: Sequence[str], column: str, max_pixels: int, index: int
-) -> Picture:
-    split, row = ids[index].split("/")
-    stored, item = parts[cast(Split, split)][int(row)][column] or _NO_IMAGE, f"{repo} {ids[index]}"
-    if stored["bytes"] is None and stored["path"]:
-        return load_image(Path(stored["path"]), 3)
-    try:
-        with Image.open(io.BytesIO(stored["bytes"] or b"")) as image:
-            if image.width * image.height > max_pixels:
-                raise ValueError(f"{image.width} x {image.height} pixels, expected at most {max_pixels:,}")
-            return to_rgb(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's readers raise nearly everything on damaged images
-        raise DataError(item, f"cannot be decoded ({first_line(error)})", "replace or remove the row") from error

@@ -63,7 +63,7 @@ def _listed(cfg: Dataset, digests: Path | None) -> Source:
             assert cfg.path is not None, "the schema refuses a missing path"
             return open_npz(cfg.path, cfg.classes, cfg.channels, cfg.max_pixels, digests)
         case TorchvisionSet():
-            return open_torchvision(cfg.name, cfg.root, cfg.download, digests)
+            return open_torchvision(cfg.name, cfg.root, cfg.download, cfg.max_pixels, digests)
         case HuggingFace():
             assert cfg.repo is not None, "the schema refuses a missing name"
             reading = Reading(cfg.config_name, cfg.revision, cfg.image_column, cfg.label_column, cfg.splits)
