@@ -229,7 +229,8 @@ def test_the_cache_serves_without_network(cached: Path) -> None:
     other = cached / "owner___pets" / "default" / "0.0.0" / COMMIT
     other.rename(other.with_name(COMMIT[::-1]))
     assert open_hugging_face("owner/pets", Reading()).fingerprint != source.fingerprint
-    assert f"at commit {COMMIT[::-1]}, not at {COMMIT}" in refusal("owner/pets", revision=COMMIT)
+    assert f"at commit {COMMIT[::-1]}, no other, and cannot" in refusal("owner/pets", revision=COMMIT)
+    assert "no other, and cannot be fetched (HF_HUB_OFFLINE is set)" in refusal("owner/pets", revision="main")
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["dead server", "HF_HUB_OFFLINE"])
@@ -254,7 +255,7 @@ except Exception as error:
     assert kind == "DataError"
     reason = "timed out|no answer" if silent else "HF_HUB_OFFLINE is set"
     pattern = (
-        rf"dataset.repo: owner/photos is not on this disk and cannot be fetched \(.*({reason}).*\) -> fetch it with"
+        rf"dataset.repo: owner/photos is not on this disk, and cannot be fetched \(.*({reason}).*\) -> fetch it with"
     )
     assert re.search(pattern, text)
     assert float(seconds) < 10

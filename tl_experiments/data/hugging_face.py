@@ -37,8 +37,7 @@ def open_hugging_face(repo: str, reading: Reading, max_pixels: int = MAX_PIXELS,
     """Open a dataset of the hub, or a folder of parquet files, of images, or of ``save_to_disk``.
 
     No code of a dataset is ever run. Of the hub, the commit stands in the notes and in the fingerprint; what the cache
-    holds serves where the hub does not answer or ``HF_HUB_OFFLINE`` is set. Of a folder, the fingerprint covers the
-    files.
+    holds serves without a question, so that a sweep has one origin. Of a folder, the fingerprint covers the files.
 
     Args:
         repo: ``owner/name``, or the folder; ``~`` and environment variables are expanded.
@@ -111,7 +110,10 @@ class _Rows:
         stored = self._parts[split][int(row)][self._column]
         if stored is None:
             return b""
-        return Path(stored["path"]).read_bytes() if stored["bytes"] is None and stored["path"] else stored["bytes"]
+        if stored["bytes"] is not None:
+            return stored["bytes"]
+        path = Path(stored["path"])
+        return path.read_bytes() if path.is_file() else b""
 
 
 def _import_datasets() -> ModuleType:
@@ -140,37 +142,48 @@ def _is_data(folder: Path, path: Path) -> bool:
 
 
 def _from_hub(library: ModuleType, repo: str, reading: Reading) -> tuple[Mapping[str, Any], str]:
-    """The dataset's splits and its commit."""
+    """The dataset's splits and its commit; what the cache holds is taken without asking for a newer one."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise DataError(_KEY, f"{repo} is no folder and no name of the hub", "give owner/name, or correct the path")
-    revision, reason = reading.revision, "HF_HUB_OFFLINE is set"
+    builder, reason = _cached(library, repo, reading.config_name), "HF_HUB_OFFLINE is set"
+    if builder is not None and reading.revision in (None, builder.hash):
+        return builder.as_dataset(), builder.hash
     if not library.config.HF_HUB_OFFLINE:
         try:
             # One question without retries first, which the library itself would ask for most of a minute.
-            revision = answer(lambda: _commit(repo, revision))
+            commit = answer(lambda: _commit(repo, reading.revision))
         except _refusals() as error:
-            raise DataError(
-                _KEY, f"the hub has no {repo} to give ({first_line(error)})", "hf auth login, or correct the name"
-            ) from error
+            what = f"the hub has no {repo} to give ({first_line(error)})"
+            raise DataError(_KEY, what, "correct name and revision, or hf auth login") from error
         except Exception as error:
             reason = first_line(error)
-            library.config.HF_HUB_OFFLINE = True  # this process takes what the cache holds
+        else:
+            return _fetched(library, repo, reading.config_name, commit), commit
+    here = "is not on this disk" if builder is None else f"is on this disk at commit {builder.hash}, no other"
+    where = f"fetch it with network (the same command) into {library.config.HF_DATASETS_CACHE}"
+    fix = f"{where}, or give a folder" if builder is None else f"{where}, or dataset.revision=null"
+    raise DataError(_KEY, f"{repo} {here}, and cannot be fetched ({reason})", fix)
+
+
+def _cached(library: ModuleType, repo: str, config_name: str | None) -> Any | None:
+    """A builder of what was fetched before, or None."""
+    before = library.config.HF_HUB_OFFLINE
+    library.config.HF_HUB_OFFLINE = True
     try:
-        builder = library.load_dataset_builder(repo, reading.config_name, revision=revision)
+        return library.load_dataset_builder(repo, config_name)
+    except Exception:  # whatever it is, fetching will say what is wrong
+        return None
+    finally:
+        library.config.HF_HUB_OFFLINE = before
+
+
+def _fetched(library: ModuleType, repo: str, config_name: str | None, commit: str) -> Mapping[str, Any]:
+    try:
+        builder = library.load_dataset_builder(repo, config_name, revision=commit)
         builder.download_and_prepare()
-        data = builder.as_dataset()
-    except Exception as error:
-        if library.config.HF_HUB_OFFLINE:
-            what = f"{repo} is not on this disk and cannot be fetched ({reason})"
-            fix = f"fetch it with network (the same command) into {library.config.HF_DATASETS_CACHE}, or give a folder"
-            raise DataError(_KEY, what, fix) from error
-        raise DataError(
-            _KEY, f"{repo} cannot be read ({first_line(error)})", "correct config_name or revision"
-        ) from error
-    if re.fullmatch(r"[0-9a-f]{40}", revision or "") and builder.hash != revision:
-        what = f"{repo} is on this disk at commit {builder.hash}, not at {revision}, which cannot be fetched ({reason})"
-        raise DataError("dataset.revision", what, "fetch it with network, or give the revision that is here")
-    return data, builder.hash
+        return builder.as_dataset()
+    except Exception as error:  # of pyarrow, httpx, fsspec and the library
+        raise DataError(_KEY, f"{repo} cannot be read ({first_line(error)})", "correct dataset.config_name") from error
 
 
 def _commit(repo: str, revision: str | None) -> str:
