@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -168,6 +169,7 @@ def _from_hub(library: ModuleType, repo: str, reading: Reading) -> tuple[Mapping
 def _cached(library: ModuleType, repo: str, config_name: str | None) -> Any | None:
     """A builder of what was fetched before, or None."""
     before = library.config.HF_HUB_OFFLINE
+    logging.getLogger("datasets").setLevel(logging.ERROR)  # it would warn that it takes what is wanted
     library.config.HF_HUB_OFFLINE = True
     try:
         return library.load_dataset_builder(repo, config_name)
