@@ -141,13 +141,20 @@ def test_plans_count_what_is_decoded_from_files(kind: str, decoded: int, home: P
     assert len(undecoded([task], book)) == bool(decoded)
 
 
+def test_mappings_and_lists_are_given_as_the_files_say() -> None:
+    hub = ["dataset=hugging_face", "dataset.repo=owner/name"]
+    assert compose([*hub, "dataset.splits={train: train, val: dev}"]).dataset.splits == {"train": "train", "val": "dev"}
+    assert compose([*hub, "dataset.splits.test=holdout"]).dataset.splits == {"test": "holdout"}
+    assert compose(["dataset=csv", "dataset.path=a.csv", "dataset.classes=[a,b,3]"]).dataset.classes == ("a", "b", "3")
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (["dataset=csv"], "dataset.path: no table given"),
         (["dataset=npz"], "dataset.path: no file given"),
         (["dataset=hugging_face"], "dataset.repo: no dataset given"),
-        (["dataset=hugging_face", "dataset.repo=a/b", "+dataset.splits.dev=dev"], "dataset.splits: got dev"),
+        (["dataset=hugging_face", "dataset.repo=a/b", "dataset.splits={dev: dev}"], "dataset.splits: got dev"),
         (["dataset=cifar10", "dataset.channels=1"], "dataset.channels"),
     ],
 )
