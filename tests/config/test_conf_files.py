@@ -24,6 +24,9 @@ def test_every_choice_composes(group, choice, tmp_path):
         ("backbone", "timm"): ["backbone.name=resnet18"],
         ("optimizer", "timm"): ["optimizer.algorithm=lamb", "optimizer.lr=0.002"],
         ("dataset", "image_folder"): [f"dataset.root={tmp_path}"],
+        ("dataset", "csv"): [f"dataset.path={tmp_path}"],
+        ("dataset", "npz"): [f"dataset.path={tmp_path}"],
+        ("dataset", "hugging_face"): ["dataset.repo=owner/name"],
     }
     free = needed.get((group, choice), [])
     node = getattr(compose([f"{group}={choice}", *free]), group)

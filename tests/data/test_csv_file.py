@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tl_experiments.data.checking import bad_images, without_bad
 from tl_experiments.data.csv_file import Columns, open_csv
+from tl_experiments.data.further_tests import open_test_set
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.errors import DataError
 
@@ -201,3 +203,24 @@ def test_tables_over_one_root_remember_their_own_digests(
     prints = [open_csv(str(table), digests=tmp_path / "memory").fingerprint for table in tables * 3]
     assert sorted(read) == ["0.png", "1.png", "2.png", "3.png"]
     assert len(set(prints)) == 2
+
+
+def test_a_further_test_set(write: Write, make_folder: MakeFolder) -> None:
+    whole = write("a/0.png,x,train", "none.png,y,train", "a/1.png,y,test", header="path,label,split", name="whole.csv")
+    source = open_test_set("old", str(whole), 3)
+    assert [(item.id, source.classes[item.label]) for item in source.items] == [("a/1.png", "y")]
+    plain = write("a/1.png,y", "a/2.png,x", name="plain.csv")
+    assert open_test_set("old", str(plain), 3).classes == ("x", "y")
+    broken = write("a/1.png,y", "a/2.png,", name="broken.csv")
+    with pytest.raises(DataError, match=r"dataset.tests.old .*broken.csv row 3: label empty, expected a class"):
+        open_test_set("old", str(broken), 3)
+
+
+def test_broken_images_are_found_with_their_paths(write: Write) -> None:
+    table = write("a/0.png,x", "a/1.png,y", "a/2.png,y")
+    broken = table.parent / "a" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:-40])
+    assert [one.path for one in bad_images(open_csv(str(table)))] == [str(broken)]
+    left = without_bad(open_csv(str(table)))
+    assert [item.id for item in left.items] == ["a/0.png", "a/2.png"]
+    assert np.array_equal(left.load(1), np.asarray(Image.open(table.parent / "a" / "2.png")))

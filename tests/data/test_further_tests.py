@@ -140,7 +140,7 @@ def test_a_table_with_a_stranger_or_without_test_rows_is_refused(
     with pytest.raises(DataError, match=r"labels.csv row 2: label 'dog', expected a class of a, b, c"):
         open_source(cfg)
     table.write_text("path,label,split\none/0.png,a,train\n")
-    with pytest.raises(DataError, match=r"dataset\.tests\.x: .* has no row of the split test -> mark its rows test"):
+    with pytest.raises(DataError, match=r"dataset\.tests\.x .*labels.csv: no rows of the split test -> mark some so"):
         open_source(cfg)
 
 

@@ -56,6 +56,7 @@ def open_csv(
     channels: int = 3,
     max_pixels: int = MAX_PIXELS,
     digests: Path | None = None,
+    test_set: bool = False,
 ) -> Source:
     """Read a table with a row for each image.
 
@@ -72,6 +73,7 @@ def open_csv(
         channels: That every image is loaded with; see ``load_image``.
         max_pixels: Of the largest image that is decoded.
         digests: Folder in which is remembered what is known of the files; None reads every file for the fingerprint.
+        test_set: Read the rows of the split test alone, or all where there are no splits; one class is enough.
 
     Raises:
         DataError: The table cannot be read or lacks a column; rows, told by number, have a missing or unknown label,
@@ -81,15 +83,15 @@ def open_csv(
     folder = table.parent if root is None else Path(os.path.expandvars(root)).expanduser()
     rows = _rows(table, columns)
     _refuse(table, _incomplete(rows, columns, classes or ()))
+    split = "test" if test_set else "train"
+    decisive = [row for row in rows if row.split is None or SPLIT_WORDS[row.split] == split]
+    if not decisive:
+        raise DataError(str(table), f"no rows of the split {split}", "mark some so: the classes are read from them")
+    rows = decisive if test_set else rows
     _refuse(table, _repeated(rows))
     _refuse(table, _missing(rows, folder))
-    trained = [row.label for row in rows if row.split is None or SPLIT_WORDS[row.split] == "train"]
-    if classes is None and not trained:
-        raise DataError(
-            str(table), "no rows of the split train", "mark some rows train: the classes are read from them"
-        )
-    names = class_names(trained) if classes is None else tuple(classes)
-    check_classes(str(table) if classes is None else "dataset.classes", names)
+    names = class_names(row.label for row in decisive) if classes is None else tuple(classes)
+    check_classes(str(table) if classes is None else "dataset.classes", names, least=1 if test_set else 2)
     label = positions((row.label for row in rows), names)
     _refuse(table, _unknown(rows, label, names))
     items = sorted(
@@ -103,7 +105,7 @@ def open_csv(
         tuple(items),
         files.load,
         files.digests,
-        _notes(names, label, {item.label for item in items if item.split in (None, "train")}),
+        () if test_set else _notes(names, label, {label[row.label] for row in decisive}),
         check=files.check,
     )
 

@@ -10,8 +10,8 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
-from tl_experiments.data.checking import check_loaded, only
-from tl_experiments.data.csv_file import Columns, open_csv
+from tl_experiments.data.checking import check_loaded
+from tl_experiments.data.csv_file import open_csv
 from tl_experiments.data.decode import MAX_PIXELS
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.data.items import SPLITS, Checked, Item, Picture, Source
@@ -58,33 +58,35 @@ def with_tests(source: Source, tests: Mapping[str, Source]) -> Source:
 def open_test_set(
     name: str,
     path: str,
-    classes: Sequence[str],
     channels: int,
     max_pixels: int = MAX_PIXELS,
     digests: Path | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Source:
-    """Read ``path/test/<class>/<image>`` where there is such a folder, else ``path/<class>/<image>``, or a table.
+    """Read ``path/test/<class>/<image>`` where there is such a folder, else ``path/<class>/<image>``; or a csv file.
 
-    Class folders without an image count as missing. Of a table with a column ``split`` the rows of test are taken.
+    Class folders without an image count as missing. Of a table with a column ``split`` the rows of test are read.
 
     Args:
         name: Of the test set.
-        path: The folder, or the csv file; ``~`` and environment variables are expanded.
-        classes: Of the dataset.
+        path: The folder or file; ``~`` and environment variables are expanded.
+        classes: Of the dataset, for labels of a table; None takes the table's own.
         channels: That every image is loaded with.
         max_pixels: Of the largest image that is decoded.
         digests: As in ``open_image_folder``.
 
     Raises:
-        DataError: The folder is missing, empty or laid out otherwise; or what ``open_csv`` says of the table.
+        DataError: The folder or file is missing, empty or laid out otherwise.
     """
     key, root = f"dataset.tests.{name}", Path(os.path.expandvars(path)).expanduser()
     if root.is_file():
-        table = open_csv(str(root), None, Columns(), classes, channels, max_pixels, digests)
-        kept = [index for index, item in enumerate(table.items) if item.split in (None, "test")]
-        if not kept:
-            raise DataError(key, f"{root} has no row of the split test", "mark its rows test, or leave the column out")
-        return replace(only(table, kept), notes=())  # those are about training
+        try:
+            table = open_csv(
+                path, classes=classes, channels=channels, max_pixels=max_pixels, digests=digests, test_set=True
+            )
+        except DataError as error:
+            raise DataError(f"{key} {error.thing}", error.what, error.fix) from None
+        return replace(table, notes=())  # those are about training
     given = [split for split in SPLITS if (root / split).is_dir()]
     if given and "test" not in given:
         what = f"{root} has {_some(given)} and no test, expected {LAYOUT}"

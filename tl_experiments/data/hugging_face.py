@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import io
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import accumulate
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from PIL import Image
-
-from tl_experiments.data.decode import load_image, to_rgb
+from tl_experiments.data.checking import check_bytes
+from tl_experiments.data.decode import MAX_PIXELS, load_bytes
 from tl_experiments.data.digests import file_digests
-from tl_experiments.data.items import SPLITS, Item, Picture, Source, Split
+from tl_experiments.data.items import SPLITS, Checked, Item, Picture, Source, Split
 from tl_experiments.data.labels import SPLIT_WORDS, absent, check_classes, class_names, listed
 from tl_experiments.errors import DataError, first_line
 from tl_experiments.network import REQUEST_S, answer
@@ -36,20 +34,17 @@ class Reading:
     splits: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_hugging_face(
-    repo: str, reading: Reading, max_pixels: int = 100_000_000, digests: Path | None = None
-) -> Source:
+def open_hugging_face(repo: str, reading: Reading, max_pixels: int = MAX_PIXELS, digests: Path | None = None) -> Source:
     """Open a dataset of the hub, or a folder of parquet files, of images, or of ``save_to_disk``.
 
     No code of a dataset is ever run. Of the hub, the commit stands in the notes and in the fingerprint; what the cache
-    holds serves where the hub does not answer or ``HF_HUB_OFFLINE`` is set. Of a folder, the fingerprint covers the
-    files.
+    holds serves without a question, so that a sweep has one origin. Of a folder, the fingerprint covers the files.
 
     Args:
         repo: ``owner/name``, or the folder; ``~`` and environment variables are expanded.
         reading: What of it.
-        max_pixels: Larger images are refused.
-        digests: Folder in which digests of a folder's files are remembered; None reads them for the fingerprint.
+        max_pixels: Of the largest image that is decoded.
+        digests: Folder in which is remembered what is known of files and images; None reads them anew.
 
     Raises:
         DataError: The library is missing; the dataset cannot be reached or read; columns, splits or labels are not
@@ -79,9 +74,47 @@ def open_hugging_face(
                 what = f"{chosen[split]} row {number} is of {word!r}, expected a class of train: {listed(names)}"
                 raise DataError(repo, what, "leave that split out by dataset.splits, or correct the label")
             items.append(Item(f"{split}/{number:05d}", label[word], split))
-    encoded = [data[name].cast_column(columns[0], library.Image(decode=False)) for name in chosen.values()]
+    encoded = {split: data[name].cast_column(columns[0], library.Image(decode=False)) for split, name in chosen.items()}
+    rows = _Rows(folder, [item.id for item in items], encoded, columns[0], max_pixels, digests)
     notes = (*about, *left, *absent(names, {label[word] for word in words["train"]}))
-    return Source(names, tuple(items), partial(_load, repo, encoded, columns[0], max_pixels), contents, notes)
+    return Source(names, tuple(items), rows.load, contents, notes, check=rows.check)
+
+
+class _Rows:
+    """Images that stand encoded in the rows of splits; an id is ``split/row``."""
+
+    def __init__(
+        self,
+        where: Path,
+        ids: Sequence[str],
+        parts: Mapping[Split, Any],
+        column: str,
+        max_pixels: int,
+        memory: Path | None,
+    ) -> None:
+        self._where, self._ids, self._parts, self._column = where, ids, parts, column
+        self._names, self._max_pixels, self._memory = [f"{where} {each}" for each in ids], max_pixels, memory
+
+    def load(self, index: int) -> Picture:
+        return load_bytes(self._read(index), self._names[index], 3, self._max_pixels)
+
+    def check(self) -> tuple[Checked, ...]:
+        return self._checked
+
+    @cached_property
+    def _checked(self) -> tuple[Checked, ...]:
+        return check_bytes(self._names, self._read, 3, self._max_pixels, self._memory, self._where)
+
+    def _read(self, index: int) -> bytes:
+        """An image as it is stored; nothing where there is none."""
+        split, row = self._ids[index].split("/")
+        stored = self._parts[split][int(row)][self._column]
+        if stored is None:
+            return b""
+        if stored["bytes"] is not None:
+            return stored["bytes"]
+        path = Path(stored["path"])
+        return path.read_bytes() if path.is_file() else b""
 
 
 def _import_datasets() -> ModuleType:
@@ -110,37 +143,49 @@ def _is_data(folder: Path, path: Path) -> bool:
 
 
 def _from_hub(library: ModuleType, repo: str, reading: Reading) -> tuple[Mapping[str, Any], str]:
-    """The dataset's splits and its commit."""
+    """The dataset's splits and its commit; what the cache holds is taken without asking for a newer one."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise DataError(_KEY, f"{repo} is no folder and no name of the hub", "give owner/name, or correct the path")
-    revision, reason = reading.revision, "HF_HUB_OFFLINE is set"
+    builder, reason = _cached(library, repo, reading.config_name), "HF_HUB_OFFLINE is set"
+    if builder is not None and reading.revision in (None, builder.hash):
+        return builder.as_dataset(), builder.hash
     if not library.config.HF_HUB_OFFLINE:
         try:
             # One question without retries first, which the library itself would ask for most of a minute.
-            revision = answer(lambda: _commit(repo, revision))
+            commit = answer(lambda: _commit(repo, reading.revision))
         except _refusals() as error:
-            raise DataError(
-                _KEY, f"the hub has no {repo} to give ({first_line(error)})", "hf auth login, or correct the name"
-            ) from error
+            what = f"the hub has no {repo} to give ({first_line(error)})"
+            raise DataError(_KEY, what, "correct name and revision, or hf auth login") from error
         except Exception as error:
             reason = first_line(error)
-            library.config.HF_HUB_OFFLINE = True  # this process takes what the cache holds
+        else:
+            return _fetched(library, repo, reading.config_name, commit), commit
+    here = "is not on this disk" if builder is None else f"is on this disk at commit {builder.hash}, no other"
+    where = f"fetch it with network (the same command) into {library.config.HF_DATASETS_CACHE}"
+    fix = f"{where}, or give a folder" if builder is None else f"{where}, or dataset.revision=null"
+    raise DataError(_KEY, f"{repo} {here}, and cannot be fetched ({reason})", fix)
+
+
+def _cached(library: ModuleType, repo: str, config_name: str | None) -> Any | None:
+    """A builder of what was fetched before, or None."""
+    before = library.config.HF_HUB_OFFLINE
+    logging.getLogger("datasets").setLevel(logging.ERROR)  # it would warn that it takes what is wanted
+    library.config.HF_HUB_OFFLINE = True
     try:
-        builder = library.load_dataset_builder(repo, reading.config_name, revision=revision)
+        return library.load_dataset_builder(repo, config_name)
+    except Exception:  # whatever it is, fetching will say what is wrong
+        return None
+    finally:
+        library.config.HF_HUB_OFFLINE = before
+
+
+def _fetched(library: ModuleType, repo: str, config_name: str | None, commit: str) -> Mapping[str, Any]:
+    try:
+        builder = library.load_dataset_builder(repo, config_name, revision=commit)
         builder.download_and_prepare()
-        data = builder.as_dataset()
-    except Exception as error:
-        if library.config.HF_HUB_OFFLINE:
-            what = f"{repo} is not on this disk and cannot be fetched ({reason})"
-            fix = f"fetch it with network (the same command) into {library.config.HF_DATASETS_CACHE}, or give a folder"
-            raise DataError(_KEY, what, fix) from error
-        raise DataError(
-            _KEY, f"{repo} cannot be read ({first_line(error)})", "correct config_name or revision"
-        ) from error
-    if re.fullmatch(r"[0-9a-f]{40}", revision or "") and builder.hash != revision:
-        what = f"{repo} is on this disk at commit {builder.hash}, not at {revision}, which cannot be fetched ({reason})"
-        raise DataError("dataset.revision", what, "fetch it with network, or give the revision that is here")
-    return data, builder.hash
+        return builder.as_dataset()
+    except Exception as error:  # of pyarrow, httpx, fsspec and the library
+        raise DataError(_KEY, f"{repo} cannot be read ({first_line(error)})", "correct dataset.config_name") from error
 
 
 def _commit(repo: str, revision: str | None) -> str:
@@ -208,25 +253,3 @@ def _labels(library: ModuleType, repo: str, name: str, part: Any, column: str) -
         what = f"{name} row {bad} has label {values[bad]!r}, expected a class"
         raise DataError(repo, what, "leave that split out by dataset.splits, or remove the row")
     return words
-
-
-def _load(repo: str, parts: Sequence[Any], column: str, max_pixels: int, index: int) -> Picture:
-    ends = list(accumulate(len(part) for part in parts))
-    number = next(number for number, end in enumerate(ends) if index < end)
-    row = index - ends[number] + len(parts[number])
-    stored = parts[number][row][column]
-    if stored is None or stored["bytes"] is None:
-        if stored and stored["path"]:
-            return load_image(Path(stored["path"]), 3)
-        raise DataError(f"{repo} item {index}", "no image", "leave the row out")
-    try:
-        with Image.open(io.BytesIO(stored["bytes"])) as image:
-            if image.width * image.height > max_pixels:
-                raise ValueError(f"{image.width} x {image.height} pixels, expected at most {max_pixels:,}")
-            return to_rgb(image)
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's readers raise nearly everything on damaged images
-        raise DataError(
-            f"{repo} item {index}", f"cannot be decoded ({first_line(error)})", "leave the row out"
-        ) from error

@@ -43,17 +43,17 @@ def is_integer(label: str) -> bool:
     return label.isascii() and label.removeprefix("-").isdigit()
 
 
-def check_classes(key: str, classes: Collection[str]) -> None:
+def check_classes(key: str, classes: Collection[str], least: int = 2) -> None:
     """Refuse what no classifier can be trained on.
 
     Raises:
-        DataError: Fewer than two classes, or one named twice.
+        DataError: Fewer than ``least`` classes, or one named twice.
     """
     if len(set(classes)) < len(classes):
         twice = sorted({name for name in classes if list(classes).count(name) > 1})
         raise DataError(key, f"classes named twice: {listed(twice)}", "name each class once")
-    if len(classes) < 2:
-        raise DataError(key, f"{len(classes)} class ({listed(classes)}), expected 2 or more", "add another class")
+    if len(classes) < least:
+        raise DataError(key, f"{len(classes)} class ({listed(classes)}), expected {least} or more", "add another class")
 
 
 def absent(names: Collection[str], present: Collection[int]) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tl_experiments.data.decode import MAX_PIXELS
 from tl_experiments.data.digests import file_digests
 from tl_experiments.data.items import SPLITS, Item, Picture, Source, Split
 from tl_experiments.data.labels import absent, check_classes, class_names, is_integer, listed, positions
@@ -37,7 +38,7 @@ def open_npz(
     path: str,
     classes: Sequence[str] | None = None,
     channels: int = 3,
-    max_pixels: int = 100_000_000,
+    max_pixels: int = MAX_PIXELS,
     digests: Path | None = None,
 ) -> Source:
     """Read the labels of the file; its images are read when the first one is asked for.

@@ -41,7 +41,7 @@ def open_source(cfg: Dataset, digests: Path | None = None) -> Source:
     """
     source = _listed(cfg, digests)
     tests = {
-        name: open_test_set(name, path, source.classes, cfg.channels, cfg.max_pixels, digests)
+        name: open_test_set(name, path, cfg.channels, cfg.max_pixels, digests, source.classes)
         for name, path in cfg.test_sets.items()
     }
     source = with_tests(source, tests)
@@ -65,7 +65,7 @@ def _listed(cfg: Dataset, digests: Path | None) -> Source:
             assert cfg.path is not None, "the schema refuses a missing path"
             return open_npz(cfg.path, cfg.classes, cfg.channels, cfg.max_pixels, digests)
         case TorchvisionSet():
-            return open_torchvision(cfg.name, cfg.root, cfg.download, digests)
+            return open_torchvision(cfg.name, cfg.root, cfg.download, cfg.max_pixels, digests)
         case HuggingFace():
             assert cfg.repo is not None, "the schema refuses a missing name"
             reading = Reading(cfg.config_name, cfg.revision, cfg.image_column, cfg.label_column, cfg.splits)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tl_experiments.data.decode import load_image
+from tl_experiments.data.checking import Files
+from tl_experiments.data.decode import MAX_PIXELS
 from tl_experiments.data.digests import file_digests
 from tl_experiments.data.items import Item, Picture, Source, Split, pixels
 from tl_experiments.errors import DataError, first_line
@@ -55,7 +56,9 @@ class _Part:
     classes: Sequence[str]
 
 
-def open_torchvision(name: str, root: str, download: bool, digests: Path | None = None) -> Source:
+def open_torchvision(
+    name: str, root: str, download: bool, max_pixels: int = MAX_PIXELS, digests: Path | None = None
+) -> Source:
     """Read a set of ``SETS``; splits that it comes in are kept.
 
     torchvision compares CIFAR, SVHN, STL10 and the lists of Flowers102 with the checksums of what was published before
@@ -65,19 +68,20 @@ def open_torchvision(name: str, root: str, download: bool, digests: Path | None 
         name: A key of ``SETS``.
         root: The folder that torchvision calls so; ``~`` and environment variables are expanded.
         download: Let torchvision fetch what is not there.
-        digests: Folder in which the files' digests are remembered; None reads every file for the fingerprint.
+        max_pixels: Of the largest image that is decoded.
+        digests: Folder in which is remembered what is known of the files; None reads every file for the fingerprint.
 
     Raises:
         DataError: Files are missing, are not those that were published, or cannot be fetched.
     """
     published, where = SETS[name], Path(os.path.expandvars(root)).expanduser()
-    folder = where / published.folder
+    folder = (where / published.folder).absolute()
     missing = [file for file in published.files if not (folder / file).exists()]
     fetch = download and published.fetchable
     if missing and not fetch:
         raise _missing(name, published, folder, missing)
     with _explained(name, folder, fetch):
-        parts = {split: _read(published, where, fetch, split) for split in published.splits}
+        parts = {split: _read(published, where.absolute(), fetch, split) for split in published.splits}
     classes = next(iter(parts.values())).classes
     label = {word: number for number, word in enumerate(classes)}
     items = []
@@ -87,11 +91,16 @@ def open_torchvision(name: str, root: str, download: bool, digests: Path | None 
             if word not in label:
                 raise DataError(name, f"{split} has images of {word}, which train has not", "fetch the set again")
             items.append(Item(_id(part, folder, split, number), label[word], split))
-    return _source(tuple(classes), tuple(items), list(parts.values()), folder, digests)
+    return _source(tuple(classes), tuple(items), list(parts.values()), folder, max_pixels, digests)
 
 
 def _source(
-    classes: tuple[str, ...], items: tuple[Item, ...], parts: Sequence[_Part], folder: Path, digests: Path | None
+    classes: tuple[str, ...],
+    items: tuple[Item, ...],
+    parts: Sequence[_Part],
+    folder: Path,
+    max_pixels: int,
+    digests: Path | None,
 ) -> Source:
     images = [part.images for part in parts]
     if isinstance(images[0], np.ndarray):
@@ -102,8 +111,8 @@ def _source(
         starts = np.cumsum([0, *(len(part.labels) for part in parts)])
         load: Callable[[int], Picture] = partial(_from_hdf5, folder, names, starts)
         return Source(classes, items, load, partial(file_digests, folder, names, digests))
-    paths = tuple(item.id for item in items)
-    return Source(classes, items, partial(_from_file, folder, paths), partial(file_digests, folder, paths, digests))
+    files = Files(folder, [item.id for item in items], 3, max_pixels, digests)
+    return Source(classes, items, files.load, files.digests, check=files.check)
 
 
 def _read(published: Published, root: Path, download: bool, split: Split | None) -> _Part:
@@ -186,10 +195,6 @@ def _pcam(data: Any) -> _Part:
 
 def _from_array(images: NDArray[np.uint8], index: int) -> Picture:
     return Image.fromarray(images[index])
-
-
-def _from_file(folder: Path, paths: Sequence[str], index: int) -> Picture:
-    return load_image(folder / paths[index], 3)
 
 
 def _from_hdf5(folder: Path, names: Sequence[str], starts: NDArray[np.int64], index: int) -> Picture:
