@@ -119,9 +119,8 @@ def as_text(census: Census) -> str:
     lines += _finding("alike", "pairs across splits look alike: a hint, look at them", alike)
     ratio = _imbalance(census)
     if ratio is not None and ratio >= _IMBALANCED:
-        lines.append(
-            f"balance   the largest class of train is {ratio:.0f} times the smallest: dataset.sampling=balanced"
-        )
+        what = f"the largest class of train is {ratio:.0f} times the smallest"
+        lines.append(f"balance   {what}: dataset.sampling=balanced shows each equally often")
     lines.append("verdict   " + _verdict(census))
     return "\n".join(map(_line, lines))
 
