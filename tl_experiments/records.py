@@ -29,7 +29,7 @@ NOT_IN_THE_RESULT = frozenset(
     {
         *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "dry_run", "tuning_seed"),
         *("feature_cache.name", "feature_cache.dir", "feature_cache.max_bytes", "feature_cache.hold_max_bytes"),
-        *("debug.name", "debug.traceback", "dataset.preload_max_bytes"),
+        *("debug.name", "debug.traceback", "dataset.preload_max_bytes", "dataset.download"),
         *("trainer.num_workers", "trainer.eval_batch_size", "trainer.checkpoint"),
         *("trainer.on_out_of_memory", "trainer.resume_interval_s"),
     }

@@ -97,7 +97,13 @@ class Batch(TypedDict):
 class Objective(Protocol):
     """What a run minimises. Objectives of later kinds may own parameters, so it is built once a run."""
 
-    def loss(self, model: Callable[[Batch], Tensor], batch: Batch) -> Tensor: ...
+    def loss(self, model: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+        """The mean over a batch, a scalar in float32."""
+        ...
+
+    def total_weight(self, batch: Batch) -> Tensor | float:
+        """What the mean divides by: the batch's loss is that of its parts, each by its share of this."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from tl_experiments.records import NOT_IN_THE_RESULT, RunRecord
 CONTROL = "from_scratch"
 MIN_SEEDS = 3  # below this many shared seeds nothing is called better
 
-# Beside what changes no result, what varies by design: the seed over the runs of a trial; the data's root and the path
-# of the weights, for which fingerprint and hash stand on every machine.
-NOT_A_TRIAL = NOT_IN_THE_RESULT | {"seed", "dataset.root", "backbone.weights"}
+# Beside what changes no result, what varies by design: the seed over the runs of a trial; where data and weights are,
+# for which fingerprint and hash stand on every machine.
+NOT_A_TRIAL = NOT_IN_THE_RESULT | {"seed", "dataset.root", "dataset.path", "dataset.repo", "backbone.weights"}
 
 
 @dataclass(frozen=True, order=True)

@@ -72,7 +72,7 @@ def load(found: Found) -> tuple[list[RunRecord], list[Mapping[str, Any]]]:
             records.append(RunRecord.read(folder))
         except UserError as error:
             unreadable[folder.name] = str(error)
-    jobs = {str(job["id"]): job for job in found.jobs if job["state"] != "ok"}
+    jobs = {str(job["id"]): job for job in found.jobs if job["state"] not in ("ok", "unchosen")}
     listed = {str(job["id"]): job for job in found.jobs}
     empty: Mapping[str, Any] = {"overrides": [], "log": None, "seconds": None}
     for name, cause in unreadable.items():

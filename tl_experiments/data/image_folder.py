@@ -19,7 +19,12 @@ _Folders = dict[tuple[Split | None, str], list[str]]  # (split, class) -> names 
 
 
 def open_image_folder(
-    root: str, allow_empty: bool, channels: int = 3, max_pixels: int = MAX_PIXELS, digests: Path | None = None
+    root: str,
+    allow_empty: bool,
+    channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
+    digests: Path | None = None,
+    min_classes: int = 2,
 ) -> Source:
     """Read ``root/train|val|test/<class>/<image>`` or ``root/<class>/<image>``.
 
@@ -33,10 +38,11 @@ def open_image_folder(
         channels: That every image is loaded with; see ``load_image``.
         max_pixels: Of the largest image that is decoded.
         digests: Folder in which is remembered what is known of the files; None reads every file for the fingerprint.
+        min_classes: Fewer are refused.
 
     Raises:
         DataError: The root is missing, a file, empty or laid out otherwise; there is no train split; a class folder is
-            empty; val or test has a class that train has not; there is only one class; a file cannot be read.
+            empty; val or test has a class that train has not; there are too few classes; a file cannot be read.
     """
     folder = Path(os.path.expandvars(root)).expanduser()
     found = _scan(folder)
@@ -46,7 +52,7 @@ def open_image_folder(
         raise DataError(_KEY, what, "fill or remove them, or dataset.allow_empty=true to leave them out")
     notes = (f"Left out for want of images: {_some(empty)}.",) if empty else ()
     filled = {key: files for key, files in found.items() if files}
-    classes = _classes(filled)
+    classes = _classes(filled, min_classes)
     label = {name: number for number, name in enumerate(classes)}
     paths: list[str] = []
     items: list[Item] = []
@@ -102,17 +108,16 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
     return [name for name, is_dir in visible if is_dir], images
 
 
-def _classes(filled: _Folders) -> tuple[str, ...]:
+def _classes(filled: _Folders, min_classes: int) -> tuple[str, ...]:
     """The classes of train, or of the whole folder where it is not split; those of val and test lie within."""
     classes = sorted({name for split, name in filled if split in (None, "train")})
     extra = [f"{split}/{name}" for split, name in filled if name not in classes]
     if extra:
         what = f"{_some(extra)} without images of that class in train, which has {_some(classes)}"
         raise DataError(_KEY, what, "add the class to train, or remove it from the other split")
-    if len(classes) < 2:
-        raise DataError(
-            _KEY, f"{len(classes)} class ({_some(classes)}), expected 2 or more", "add another class folder"
-        )
+    if len(classes) < min_classes:
+        what = f"{len(classes)} class ({_some(classes)}), expected {min_classes} or more"
+        raise DataError(_KEY, what, "add another class folder")
     return tuple(classes)
 
 

@@ -6,13 +6,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Split = Literal["train", "val", "test"]
+Split = str  # one of SPLITS, or ``test/<name>`` of a further test set
 Picture = Image.Image | NDArray[np.uint8]  # of mode L, RGB or RGBA, or (height, width, channels)
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

@@ -176,7 +176,7 @@ def assemble(
     model = TransferModel(backbone, head, layout, cfg.trainer.memory_format)
     if cfg.trainer.gradient_checkpointing:
         backbone.checkpoint_gradients()
-    objective = build_objective(cfg.objective)
+    objective = build_objective(cfg.objective, data.labels(data.items("train")), len(data.spec.classes))
     lr = 0.0 if cfg.head.is_solved else cfg.base_lr()
     notes = (*_notes(cfg, backbone, layout), *_phase_notes(len(plan), len(phases)))
     return Parts(data, model, backbone.report, objective, phases, lr, notes)
@@ -187,6 +187,10 @@ def _notes(cfg: TrainConfig, backbone: TimmBackbone, layout: ModelLayout) -> tup
     if cfg.debug.no_result:
         how = "options of debug" if cfg.debug.name in ("none", "traceback") else cfg.debug.name
         notes.insert(0, f"A debug run ({how}): its numbers are no result.")
+    if cfg.objective.class_weights == "balanced" and cfg.dataset.sampling == "balanced":
+        notes.append(
+            "Classes are balanced twice, by sampling and by weights: small ones count for more than large ones."
+        )
     theirs, ours = backbone.report.image_size, backbone.input_spec.image_size
     if theirs not in (None, ours):
         notes.append(

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from tl_experiments.config.datasets import ImageFolder
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.checking import refuse_bad
 from tl_experiments.data.items import Source, Split
@@ -38,8 +37,7 @@ class Datasets:
             DataError: The dataset cannot be used as it stands.
         """
         dataset, debug = config.dataset, config.debug
-        some = dataset.shots is not None or dataset.label_fraction is not None
-        key = repr((dataset, config.seed if some and dataset.subset_seed is None else None))
+        key = repr((dataset, dataset.labels_seed(config.seed)))
         if key not in self._used:
             source = source_key(dataset)
             if source not in self._sources:
@@ -68,7 +66,7 @@ def check_data(configs: Iterable[TrainConfig], folder: Path) -> Datasets:
 
 
 def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
-    """Compare folders with what finished runs saw, by contents: an old result must not pass for a new one.
+    """Compare the data with what finished runs saw, by contents: an old result must not pass for a new one.
 
     Files whose digests are known and that look untouched are not read.
 
@@ -79,7 +77,7 @@ def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
     now: dict[str, str] = {}
     for config, record in done:
         dataset = config.dataset
-        if not isinstance(dataset, ImageFolder):
+        if dataset.location is None and not dataset.tests:
             continue
         source, key = source_key(dataset), repr(dataset)
         if source not in sources:
@@ -89,7 +87,7 @@ def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
         then = record.data["fingerprint"]
         if now[key] != then:
             raise DataError(
-                str(dataset.root),
+                dataset.location or f"dataset={dataset.name}",
                 f"its images changed since job {record.job_id} ran (fingerprint {then[:12]} then, {now[key][:12]} now)",
                 "give another name= for a fresh sweep, or remove the old one's folder",
             )
