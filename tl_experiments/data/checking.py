@@ -204,7 +204,7 @@ def without_bad(source: Source) -> Source:
         items=tuple(items),
         load=partial(_renumbered, source.load, kept),
         contents=partial(_some_contents, source, kept),
-        check=lambda: [checked[index] for index in kept],
+        check=partial(_some_checked, source, kept),
         notes=(*source.notes, f"Left out {len(skipped)} images that cannot be used: {listed}{more}."),
         skipped=skipped,
     )
@@ -222,9 +222,13 @@ def _renumbered(load: Callable[[int], Picture], kept: Sequence[int], index: int)
 
 
 def _some_contents(source: Source, kept: Sequence[int]) -> list[str | bytes]:
+    return [bytes.fromhex(one.digest) for one in _some_checked(source, kept)]
+
+
+def _some_checked(source: Source, kept: Sequence[int]) -> list[Checked]:
     assert source.check is not None
     checked = source.check()
-    return [bytes.fromhex(checked[index].digest) for index in kept]
+    return [checked[index] for index in kept]
 
 
 def _suffices(max_pixels: int, entry: Remembered) -> bool:
