@@ -23,12 +23,18 @@ REDACTED = "***"
 
 def plain(text: str) -> str:
     """Text that cannot steer a terminal: one line, without control codes, reordering marks or lone surrogates."""
-    spaced = " ".join(text.split())
+    return one_line(" ".join(text.split()))
+
+
+def one_line(text: str) -> str:
+    """``plain`` that keeps blanks as they are, for lines whose columns stand below each other."""
     kept = []
-    for character in spaced:
+    for character in text:
         category = unicodedata.category(character)
         if category == "Cs":
             kept.append("\ufffd")
+        elif character.isspace():
+            kept.append(" ")
         elif category != "Cc" and character not in _BIDI:
             kept.append(character)
     return "".join(kept)

@@ -40,9 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _check(arguments: Sequence[str]) -> int:
     parser = Parser("tl data check", _CHECK)
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="as for tl train: dataset=, dataset.root=, ..."
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for tl train: dataset=, ...")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was found")
     given = parser.parse_intermixed_args(arguments)
     config = _config(given.overrides)
@@ -62,9 +60,7 @@ def _check(arguments: Sequence[str]) -> int:
 
 def _preview(arguments: Sequence[str]) -> int:
     parser = Parser("tl data preview", _PREVIEW)
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="as for tl train: dataset=, augmentation=, ..."
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for tl train: dataset=, ...")
     parser.add_argument("--images", type=int, default=8, help="training images, a row each (8)")
     parser.add_argument("--views", type=int, default=6, help="views of each (6)")
     parser.add_argument("--out", type=Path, default=Path("preview.png"), metavar="FILE", help="PNG (preview.png)")

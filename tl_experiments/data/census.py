@@ -13,7 +13,7 @@ from tl_experiments.data.checking import check_loaded
 from tl_experiments.data.findings import Copies, Near, conflicts, copies, near_duplicates
 from tl_experiments.data.items import Checked, Source
 from tl_experiments.data.splits import Indices, Splits
-from tl_experiments.safe_text import plain, storable
+from tl_experiments.safe_text import one_line, plain, storable
 
 _SHOWN = 5  # examples of a finding
 _CLASSES_SHOWN = 40
@@ -119,11 +119,10 @@ def as_text(census: Census) -> str:
     lines += _finding("alike", "pairs across splits look alike: a hint, look at them", alike)
     ratio = _imbalance(census)
     if ratio is not None and ratio >= _IMBALANCED:
-        lines.append(
-            f"balance   the largest class of train is {ratio:.0f} times the smallest: dataset.sampling=balanced"
-        )
+        what = f"the largest class of train is {ratio:.0f} times the smallest"
+        lines.append(f"balance   {what}: dataset.sampling=balanced shows each equally often")
     lines.append("verdict   " + _verdict(census))
-    return "\n".join(map(_line, lines))
+    return "\n".join(map(one_line, lines))
 
 
 def _verdict(census: Census) -> str:
@@ -134,16 +133,6 @@ def _verdict(census: Census) -> str:
     }
     hurting = [name for name, found in said.items() if found]
     return f"mend before training: {', '.join(hurting)}" if hurting else "fit for training"
-
-
-def _line(text: str) -> str:
-    """Safe on a terminal; leading blanks are kept."""
-    return " " * (len(text) - len(text.lstrip(" "))) + _spaced(text)
-
-
-def _spaced(text: str) -> str:
-    """``plain`` of each word, with the blanks between columns as they are."""
-    return " ".join(plain(word) for word in text.strip(" ").split(" "))
 
 
 def _finding(name: str, what: str, found: Sequence[str]) -> list[str]:

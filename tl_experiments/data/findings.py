@@ -65,13 +65,10 @@ def leakage_notes(source: Source, splits: Mapping[Split, Indices]) -> tuple[str,
     leaks = [group for group in copies(source.check(), splits) if group.leak]
     if not leaks:
         return ()
-    examples = "; ".join(
-        " = ".join(source.items[index].id for index in group.items[:_SHOWN]) for group in leaks[:_SHOWN]
-    )
-    return (
-        f"{len(leaks)} images stand in more than one split, so that results on them are no evidence "
-        f"({examples}{'; ...' if len(leaks) > _SHOWN else ''}).",
-    )
+    names = (" = ".join(source.items[index].id for index in group.items[:_SHOWN]) for group in leaks[:_SHOWN])
+    examples = "; ".join(names) + ("; ..." if len(leaks) > _SHOWN else "")
+    what = "images stand" if len(leaks) > 1 else "image stands"
+    return (f"Leakage: {len(leaks)} {what} in more than one split ({examples}).",)
 
 
 def conflicts(source: Source, groups: Sequence[Copies]) -> list[Copies]:

@@ -51,7 +51,7 @@ def with_tests(source: Source, tests: Mapping[str, Source]) -> Source:
         contents=partial(_contents, every),
         notes=tuple(notes),
         decoded_in_memory=all(one.decoded_in_memory for one in every),
-        check=partial(_check, every),
+        check=partial(_check, every) if any(one.check for one in every) else None,
     )
 
 

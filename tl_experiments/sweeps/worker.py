@@ -17,6 +17,7 @@ from typing import Any
 from tl_experiments import interrupt
 from tl_experiments.errors import UserError
 from tl_experiments.interrupt import Interrupted
+from tl_experiments.safe_text import one_line
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import State
 from tl_experiments.sweeps.tasks import LOG_FILE, Task
@@ -121,11 +122,18 @@ class _CurrentStderr(logging.StreamHandler[Any]):
         super().emit(record)
 
 
+class _Lines(logging.Formatter):
+    """Names of files and classes stand in our lines, and could steer a terminal, also one that shows a log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return one_line(super().formatMessage(record))
+
+
 def start_logging() -> None:
     """Our lines, without decoration, to stderr."""
     logger = logging.getLogger("tl_experiments")
     handler = _CurrentStderr()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Lines("%(message)s"))
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -21,14 +21,15 @@ from tl_experiments.seeds import derive
 from tl_experiments.training.build import open_data, open_listed
 
 _INCHES = 1.5  # side of an image in the picture
+_SEEN = 0.005  # least share of a class that is named
 _NAME = 22  # characters of a class name that a column holds
 
 
 def preview(cfg: TrainConfig, images: int, views: int) -> bytes:
     """A PNG: a row an image, as it is and in several random views of ``cfg.augmentation``.
 
-    The first column is what validation sees of the image. Views are those of the first epochs of a run that shows the
-    images in this order; where images are mixed, each is mixed with the one above it.
+    The first column is what validation sees of the image, the others what training may see; where images are mixed,
+    each is mixed with the one above it, in the proportions of the run's first steps.
 
     Args:
         cfg: Dataset, augmentation, and the backbone for whose input the images are cut.
@@ -105,7 +106,8 @@ def _rgb(image: Tensor) -> NDArray[np.uint8]:
 
 def _classes(shares: Tensor, names: Sequence[str]) -> str:
     """The class, or the classes with their shares, largest first."""
-    there = sorted(((float(share), name) for share, name in zip(shares, names, strict=True) if share > 0), reverse=True)
+    named = zip(shares.tolist(), names, strict=True)
+    there = sorted(((share, name) for share, name in named if share >= _SEEN), reverse=True)
     if len(there) == 1:
         return _short(there[0][1], _NAME)
     return "\n".join(f"{share:.2f} {_short(name, _NAME - 5)}" for share, name in there)
