@@ -1,0 +1,220 @@
+"""The report: one HTML file that needs no network and no other file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from tl_experiments.analysis.columns import caption, explanation, job_name
+from tl_experiments.analysis.compare import Evidence
+from tl_experiments.analysis.results import Comparison, Row
+from tl_experiments.analysis.runs import FinishedRun
+from tl_experiments.analysis.wording import count, interval, plural, seconds, share, signed
+from tl_experiments.report import facts
+from tl_experiments.report.charts import Group
+from tl_experiments.report.commands import commands
+from tl_experiments.report.details import WorstPrediction
+from tl_experiments.report.figure import Figure
+from tl_experiments.report.sections import ArmDetail, arm_details, class_rows, dataset_figures, groups, pair_rows
+from tl_experiments.report.styles import PALETTE, Style
+from tl_experiments.report.svg import draw, key
+from tl_experiments.report.table import cells, columns
+
+REPORT_VERSION = 1  # raised whenever a stored report would come out otherwise
+PICTURE_BYTES = 2_000_000  # all pictures of a report together
+Pictures = Callable[[FinishedRun, Sequence[str]], Mapping[str, bytes]]
+
+
+def stamp(comparison: Comparison) -> str:
+    """What a report is made from: it need not be made again where it bears the same."""
+    return f"{comparison.key}-{REPORT_VERSION}"
+
+
+def render(evidence: Evidence, pictures: Pictures, *, version: str) -> str:
+    """The page.
+
+    Args:
+        evidence: What is shown.
+        pictures: Run and ids of images -> their small JPEGs or PNGs; missing ones are absent.
+        version: Of this package.
+    """
+    comparison = evidence.comparison
+    templates = _templates()
+    css = Markup(templates.get_template("style.css").render(palette=PALETTE))
+    js = Markup(templates.get_template("script.js").render())
+    found = groups(evidence)
+    album = _Album(pictures)
+    names = {arm: name for group in found for arm, name in group.names.items()}
+    styles = {arm: style for group in found for arm, style in group.styles.items()}
+    several = len(found) > 1
+    full = {arm: f"{name} · {arm.dataset}" if several else name for arm, name in names.items()}
+    shown = columns(comparison.rows)
+    lines = [(row, commands(evidence.runs.get(row.arm, ()))) for row in comparison.rows]
+    sections = [("verdict", "Verdict"), ("arms", "Arms")]
+    sections += [(f"data{number}", group.rows[0].arm.dataset) for number, group in enumerate(found)]
+    sections += [("reproduce", "Reproduce"), ("cost", "Cost"), ("environment", "Environment")]
+    sections += [("notes", "Notes")] if comparison.notes or comparison.lost_jobs else []
+    runs = [run for row in comparison.rows for run in evidence.runs.get(row.arm, ())]
+    return templates.get_template("report.html").render(
+        title=_title(runs),
+        subtitle=_subtitle(comparison, runs),
+        policy=_policy(css, js),
+        stamp=stamp(comparison),
+        css=css,
+        js=js,
+        sections=sections,
+        verdicts=[_verdict(group, comparison, styles) for group in found],
+        warnings=comparison.warnings,
+        caption=caption(comparison.rows),
+        explanation=explanation(comparison.rows),
+        columns=shown,
+        strategy_column=next(place for place, column in enumerate(shown) if column.title == "freeze_strategy"),
+        rows=[
+            {
+                "cells": cells(row, shown), "key": key(styles[row.arm]), "anchor": f"arm{place}",
+                "tag": _tag(row), "class": "win" if row.recommended else "hurt" if row.negative_transfer else "",
+            }
+            for place, row in enumerate(comparison.rows)
+        ],
+        datasets=[_dataset(f"data{number}", group, album) for number, group in enumerate(found)],
+        reproduce=[
+            {"anchor": f"arm{place}", "key": key(styles[row.arm]), "name": full[row.arm], "lines": found_lines}
+            for place, (row, found_lines) in enumerate(lines)
+        ],
+        costs=facts.cost_rows(evidence.costs),
+        spent=[facts.spent_row(row, full[row.arm], evidence.runs.get(row.arm, ())) for row in comparison.rows],
+        environments=facts.environments(runs),
+        data_facts=facts.data_rows(runs),
+        weights=facts.weight_rows(runs),
+        notes=comparison.notes,
+        lost=[
+            (job_name(job), job.state, job.cause, job.log or "", "" if job.seconds is None else seconds(job.seconds))
+            for job in comparison.lost_jobs
+        ],
+        n_runs=plural(len(runs), "run"),
+        version=version,
+        comparison=json.loads(comparison.to_json()),
+    )  # fmt: skip
+
+
+class _Album:
+    """Pictures as data: URIs, until their limit is reached."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+        self._left = PICTURE_BYTES
+
+    def of(self, run: FinishedRun, items: Sequence[str]) -> dict[str, dict[str, Any]]:
+        from PIL import Image
+
+        found = {}
+        for item, data in self._pictures(run, items).items():
+            if len(data) <= self._left:
+                self._left -= len(data)
+                with Image.open(io.BytesIO(data)) as image:
+                    size, kind = image.size, "png" if image.format == "PNG" else "jpeg"
+                uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+                found[item] = {"picture": Markup(uri), "width": size[0], "height": size[1]}
+        return found
+
+
+@cache
+def _templates() -> Environment:
+    loader = PackageLoader("tl_experiments.report")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def _policy(css: str, js: str) -> str:
+    """Nothing from outside, and no style or script but these two."""
+    style, script = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, js))
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{style}'; script-src 'sha256-{script}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _title(runs: Sequence[FinishedRun]) -> str:
+    sweeps = dict.fromkeys(run.folder.absolute().parent.name for run in runs)
+    return ", ".join(sweeps) or "Comparison"
+
+
+def _subtitle(comparison: Comparison, runs: Sequence[FinishedRun]) -> str:
+    datasets = len(comparison.verdicts)
+    lost = f", {plural(len(comparison.lost_jobs), 'job')} lost" if comparison.lost_jobs else ""
+    return f"{plural(datasets, 'dataset')}, {plural(len(comparison.rows), 'arm')}, {plural(len(runs), 'run')}{lost}"
+
+
+def _tag(row: Row) -> str:
+    return "recommended" if row.recommended else "negative transfer" if row.negative_transfer else ""
+
+
+def _verdict(group: Group, comparison: Comparison, styles: Mapping[Any, Style]) -> dict[str, Any]:
+    dataset = group.rows[0].arm.dataset
+    verdict = next(verdict for verdict in comparison.verdicts if verdict.dataset == dataset)
+    row = next(row for row in group.rows if row.arm == verdict.recommended)
+    test, gain = row.test_accuracy, row.transfer_gain
+    numbers = [(share(test.mean), f"test accuracy {interval(test, of_share=True)}")]
+    if gain is not None:
+        numbers.append((signed(gain.mean), f"over from_scratch {interval(gain)}"))
+    numbers += [
+        (count(row.trained_parameters), f"of {count(row.total_parameters)} parameters trained"),
+        (seconds(row.wall_clock_s), "a run"),
+    ]
+    return {
+        "dataset": dataset, "key": key(styles[row.arm]), "arm": group.names[row.arm], "numbers": numbers,
+        "sentence": verdict.sentence,
+    }  # fmt: skip
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    legend = [(label, "ink" if style.colour is None else f"c{style.colour}", key(style)) for label, style in figure.legend]
+    return {"figure": figure, "svg": draw(figure), "legend": legend, "wide": False}
+
+
+def _dataset(anchor: str, group: Group, album: _Album) -> dict[str, Any]:
+    found, left_out = arm_details(group)
+    return {
+        "anchor": anchor,
+        "name": group.rows[0].arm.dataset,
+        "figures": [_figure(figure) for figure in dataset_figures(group)],
+        "tests": facts.test_sets(group),
+        "arms": [_arm(each, group, album) for each in found],
+        "more_arms": f"{plural(left_out, 'arm')} more: their predictions stand in their folders." if left_out else "",
+    }
+
+
+def _arm(each: ArmDetail, group: Group, album: _Album) -> dict[str, Any]:
+    style, detail = group.styles[each.row.arm], each.detail
+    table, note = class_rows(detail, whole=each.in_full)
+    worst: list[dict[str, Any]] = []
+    if each.in_full:
+        taken = album.of(group.runs[each.row.arm][0], [one.item for one in detail.worst])
+        worst = [_worst(one, taken.get(one.item, {})) for one in detail.worst]
+    return {
+        "key": key(style),
+        "name": group.names[each.row.arm],
+        "summary": f"test accuracy {share(each.row.test_accuracy.mean)}, calibration error {share(detail.calibration.error)}",
+        "figures": [_figure(figure) for figure in each.figures],
+        "pairs": pair_rows(detail),
+        "by_class": table,
+        "by_class_caption": f"By class, {plural(detail.runs, 'run')} together{note}",
+        "absent": f"Without an image, and so in no mean: {', '.join(detail.absent)}." if detail.absent else "",
+        "worst": worst,
+    }
+
+
+def _worst(one: WorstPrediction, picture: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "picture": "", "width": 0, "height": 0, **picture, "item": one.item, "true": one.true,
+        "predicted": one.predicted, "confidence": f"{one.confidence:.2f}",
+        "alt": f"{one.item}: {one.true} taken for {one.predicted}",
+        "missed": f"missed by {one.missed} of {one.runs} runs" if one.runs > 1 else "",
+    }  # fmt: skip
