@@ -10,7 +10,7 @@ from tl_experiments.analysis.arms import Arm
 from tl_experiments.analysis.results import Row
 from tl_experiments.analysis.runs import FinishedRun
 from tl_experiments.analysis.statistics import Estimate
-from tl_experiments.analysis.wording import count, memory, seconds, share, signed, with_margin
+from tl_experiments.analysis.wording import count, share, signed, with_margin
 from tl_experiments.report.figure import Dot, Figure, Line, Mark, Text, linear, logarithmic, names
 from tl_experiments.report.styles import Style, strategy_of
 
@@ -59,7 +59,7 @@ def accuracy(group: Group) -> Figure:
         title="Test accuracy",
         about="Mean over seeds with its 95% t interval; a small point is a single run."
         + _left_out(group.rows, rows, "arms"),
-        x=linear("test accuracy", _ends([row.test_accuracy for row in rows], marks), _decimals, within=(0.0, 1.0)),
+        x=linear("test accuracy", _ends([row.test_accuracy for row in rows], marks), within=(0.0, 1.0)),
         y=names([group.names[row.arm] for row in rows]),
         marks=tuple(marks),
         values=tuple(with_margin(row.test_accuracy) for row in rows),
@@ -83,7 +83,7 @@ def gains(group: Group) -> Figure | None:
         title="Gain over training from scratch",
         about="Test accuracy less that of from_scratch, paired by seed, with its 95% t interval; left of 0 is negative "
         "transfer." + _left_out(pairs, shown, "arms"),
-        x=linear("difference in test accuracy", [0.0, *_ends([gain for _, gain in shown], marks)], _signed_decimals),
+        x=linear("difference in test accuracy", [0.0, *_ends([gain for _, gain in shown], marks)], sign=True),
         y=names([group.names[row.arm] for row, _ in shown]),
         marks=tuple(marks),
         values=tuple(with_margin(gain, sign=True) for _, gain in shown),
@@ -108,7 +108,7 @@ def curves(group: Group) -> list[Figure]:
                 title=f"Learning curves against {name}",
                 about="Val accuracy, mean over seeds; a faint line is a single run." + _left_out(rows, drawn, "arms"),
                 x=linear(title, [0.0, *(x for x, _ in points)], within=(0.0, float("inf"))),
-                y=linear("val accuracy", [y for _, y in points], _decimals, within=(0.0, 1.0)),
+                y=linear("val accuracy", [y for _, y in points], within=(0.0, 1.0)),
                 marks=tuple(marks),
                 legend=tuple((group.names[row.arm], group.styles[row.arm]) for row in drawn),
                 height=250,
@@ -119,15 +119,15 @@ def curves(group: Group) -> list[Figure]:
 
 def costs(group: Group) -> list[Figure]:
     """Test accuracy against what a run costs, with the arms that no other beats on both counts joined up."""
-    measures: tuple[tuple[str, str, Callable[[Row], float], Callable[[float], str]], ...] = (
-        ("seconds", "seconds a run", lambda row: row.wall_clock_s, seconds),
-        ("parameters", "trained parameters", lambda row: float(row.trained_parameters), count),
-        ("memory", "peak memory", lambda row: float(row.peak_memory_bytes), memory),
+    measures: tuple[tuple[str, str, Callable[[Row], float]], ...] = (
+        ("seconds", "seconds a run", lambda row: row.wall_clock_s),
+        ("parameters", "trained parameters", lambda row: float(row.trained_parameters)),
+        ("memory", "peak memory, GiB", lambda row: row.peak_memory_bytes / 2**30),
     )
     return [_cost(group, *measure) for measure in measures]
 
 
-def _cost(group: Group, name: str, title: str, cost: Callable[[Row], float], text: Callable[[float], str]) -> Figure:
+def _cost(group: Group, name: str, title: str, cost: Callable[[Row], float]) -> Figure:
     rows = [row for row in group.rows if cost(row) > 0] or list(group.rows)
     points = {row.arm: (cost(row), row.test_accuracy.mean) for row in rows}
     front = pareto([points[row.arm] for row in rows])
@@ -136,23 +136,22 @@ def _cost(group: Group, name: str, title: str, cost: Callable[[Row], float], tex
         marks.append(Line(_stairs(front), Style(shape=2), "no arm costs less and reaches more", 1.2))
     for row in reversed(rows):  # the best on val is drawn last, on top
         x, y = points[row.arm]
-        tip = f"{group.names[row.arm]}: {share(y)}, {text(x)}"
-        marks.append(Dot(x, y, group.styles[row.arm], tip, 5.5, faint=(x, y) not in front))
+        tip = f"{group.names[row.arm]}: {share(y)}, {_number(x)} {title}"
+        marks.append(Dot(x, y, group.styles[row.arm], tip, 5.5, hollow=(x, y) not in front))
     best = max(rows, key=lambda row: row.recommended)
-    x_axis = logarithmic(title, [x for x, _ in points.values()], text)
+    x_axis = logarithmic(title, [x for x, _ in points.values()], _number)
     x, y = points[best.arm]
-    left = x_axis.share(x) > 0.5
-    label = Text(x, y, "  recommended  ", "end" if left else "start")
+    label = Text(x, y, "recommended", left=x_axis.share(x) > 0.5)
     return Figure(
         name=f"pareto-{name}{group.suffix}",
         title=f"Accuracy against {title}",
-        about="Mean test accuracy of each arm; the dotted line joins those that none beats on both counts, the others "
-        "are pale.",
+        about="Mean test accuracy of each arm; filled and joined are those that no other beats on both counts.",
         x=x_axis,
-        y=linear("test accuracy", [y for _, y in points.values()], _decimals, within=(0.0, 1.0)),
+        y=linear("test accuracy", [y for _, y in points.values()], within=(0.0, 1.0)),
         marks=(*marks, *((label,) if best.recommended else ())),
         legend=_strategies(rows, group.styles),
-        height=230,
+        width=320,
+        height=210,
     )
 
 
@@ -270,15 +269,11 @@ def _run(run: FinishedRun) -> str:
     return f"seed {run.record.seed}"
 
 
+def _number(value: float) -> str:
+    return count(value).replace(".0", "") if value >= 1000 else f"{value:.3g}"
+
+
 def _estimate(estimate: Estimate, text: Callable[[float], str]) -> str:
     if estimate.low is None or estimate.high is None:
         return f"{text(estimate.mean)} (n={estimate.n})"
     return f"{text(estimate.mean)} [{text(estimate.low)}, {text(estimate.high)}] (n={estimate.n})"
-
-
-def _decimals(value: float) -> str:
-    return f"{value:.3f}".rstrip("0").ljust(3, "0") if value else "0"
-
-
-def _signed_decimals(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}") if abs(value) > 1e-9 else "0"

@@ -43,7 +43,7 @@ def reliability(detail: Detail, style: Style, suffix: str = "") -> Figure:
     found = detail.calibration
     total, bins = int(found.count.sum()), len(found.count)
     marks: list[Mark] = []
-    for place in np.flatnonzero(found.count):
+    for place in np.flatnonzero(found.count).tolist():
         number = int(found.count[place])
         tip = f"confidence {place / bins:.2f} to {(place + 1) / bins:.2f}: {number} of {total} images"
         marks.append(Bar(place / bins, (place + 1) / bins, number / total, tip))

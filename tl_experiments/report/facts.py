@@ -20,7 +20,7 @@ def cost_rows(costs: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         (
             str(number), str(cost["jobs"]),
             "unknown" if cost["predicted_s"] is None else seconds(cost["predicted_s"]), seconds(cost["actual_s"]),
-            *(f"{cost[key]:,}" for key in ("predicted_decoded", "actual_decoded", "predicted_encoded", "actual_encoded")),
+            *(f"{cost[f'{when}_{what}']:,}" for what in ("decoded", "encoded") for when in ("predicted", "actual")),
         )
         for number, cost in enumerate(costs, start=1)
     ]  # fmt: skip
@@ -57,7 +57,7 @@ def _flat(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def data_rows(runs: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
     """Each content of a dataset once."""
-    rows = {}
+    rows: dict[tuple[str, ...], None] = {}
     for run in runs:
         data, sizes = run.record.data, run.record.data["sizes"]
         row = (
@@ -70,10 +70,10 @@ def data_rows(runs: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
 
 def weight_rows(runs: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
     """Each set of weights once."""
-    rows = {}
+    rows: dict[tuple[str, ...], None] = {}
     for run in runs:
         weights = run.record.weights
-        matched = f"{weights['matched']} of {weights['total']}" if weights.get("total") and weights.get("matched") else ""
+        matched = f"{weights['matched']} of {weights['total']}" if weights.get("matched") and "total" in weights else ""
         origin = " @ ".join(str(part) for part in (weights.get("repo"), weights.get("commit")) if part)
         sha256 = str(weights.get("sha256") or "")[:_HASH]
         rows[(run.record.arm["backbone"], str(weights.get("source", "")), matched, sha256, origin)] = None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from tl_experiments.analysis.wording import count
 from tl_experiments.report.styles import Style
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
@@ -59,7 +60,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """A marker; ``size`` is its radius in pixels."""
+    """A marker; ``size`` is its radius in pixels, ``hollow`` draws its edge only."""
 
     x: float
     y: float
@@ -67,6 +68,7 @@ class Dot:
     tip: str = ""
     size: float = 4.5
     faint: bool = False
+    hollow: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,12 @@ class Bar:
 
 @dataclass(frozen=True)
 class Text:
-    """A label beside a point; ``anchor`` is ``start``, ``middle`` or ``end``."""
+    """A label a little to the right of a point, or to the ``left``."""
 
     x: float
     y: float
     text: str
-    anchor: str = "start"
-    tip: str = ""
+    left: bool = False
 
 
 Mark = Line | Dot | Cell | Bar | Text
@@ -118,7 +119,8 @@ class Figure:
         marks: From back to front.
         legend: Names with their styles; empty where the marks are named otherwise.
         values: Of an axis of names, a text at the end of each row.
-        height: Of the area between the axes, in pixels of a figure that is 440 wide.
+        width: Of the whole, in pixels.
+        height: Of the area between the axes, in pixels.
     """
 
     name: str
@@ -129,13 +131,19 @@ class Figure:
     marks: tuple[Mark, ...]
     legend: tuple[tuple[str, Style], ...] = ()
     values: tuple[str, ...] = ()
+    width: int = 440
     height: int = 220
 
 
-def linear(
-    title: str, values: Sequence[float], text: Callable[[float], str] = "{:g}".format, *, within: Sequence[float] = ()
-) -> Axis:
-    """An axis around ``values`` with a little air, that ends at the bounds of ``within`` at the latest."""
+def linear(title: str, values: Sequence[float], *, within: Sequence[float] = (), sign: bool = False) -> Axis:
+    """An axis around ``values`` with a little air, that ends at the bounds of ``within`` at the latest.
+
+    Args:
+        title: Of the axis.
+        values: Shown values; none must be infinite.
+        within: Least and greatest end.
+        sign: Write ``+0.1``.
+    """
     low, high = min(values), max(values)
     air = 0.06 * (high - low) or 0.05 * abs(high) or 0.5
     low, high = low - air, high + air
@@ -144,14 +152,14 @@ def linear(
     step = _step(high - low)
     first = math.ceil(low / step - 1e-9)
     ticks = [number * step for number in range(first, math.floor(high / step + 1e-9) + 1)]
-    return Axis(title, low, high, tuple((tick, text(tick)) for tick in ticks))
+    return Axis(title, low, high, tuple((tick, _tick(tick, step, sign)) for tick in ticks))
 
 
-def logarithmic(title: str, values: Sequence[float], text: Callable[[float], str] = "{:g}".format) -> Axis:
+def logarithmic(title: str, values: Sequence[float], text: Callable[[float], str]) -> Axis:
     """A logarithmic axis around positive ``values``; a linear one where they lie within a factor of 4."""
     low, high = min(values), max(values)
     if high < 4 * low:
-        return linear(title, [0.0, *values], text, within=(0, math.inf))
+        return linear(title, [0.0, *values], within=(0, math.inf))
     low, high = low / 1.4, high * 1.4
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1,) if len(powers) > 4 else (1, 3)
@@ -163,6 +171,18 @@ def names(texts: Sequence[str], title: str = "", *, upwards: bool = False) -> Ax
     """An axis with a place for each name: from the top down, as rows are read, or ``upwards``, as columns are."""
     ends = (-0.5, len(texts) - 0.5) if upwards else (len(texts) - 0.5, -0.5)
     return Axis(title, *ends, tuple((float(place), text) for place, text in enumerate(texts)), names=True)
+
+
+def _tick(value: float, step: float, sign: bool) -> str:
+    """As many decimals as the distance of the ticks needs; large numbers as ``1M``."""
+    if abs(value) < step / 2:
+        return "0"
+    if step >= 1000:
+        return count(value).replace(".0", "")
+    power = math.floor(math.log10(step) + 1e-9)
+    quarters = abs(step / 10.0**power - 2.5) < 1e-6
+    text = f"{value:{'+' if sign else ''}.{max(0, quarters - power)}f}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _step(width: float) -> float:

@@ -18,7 +18,7 @@ from tl_experiments.analysis.compare import Evidence
 from tl_experiments.analysis.results import Comparison, Row
 from tl_experiments.analysis.runs import FinishedRun
 from tl_experiments.analysis.wording import count, interval, plural, seconds, share, signed
-from tl_experiments.report import facts
+from tl_experiments.report import facts, stamp
 from tl_experiments.report.charts import Group
 from tl_experiments.report.commands import commands
 from tl_experiments.report.details import WorstPrediction
@@ -28,14 +28,8 @@ from tl_experiments.report.styles import PALETTE, Style
 from tl_experiments.report.svg import draw, key
 from tl_experiments.report.table import cells, columns
 
-REPORT_VERSION = 1  # raised whenever a stored report would come out otherwise
 PICTURE_BYTES = 2_000_000  # all pictures of a report together
 Pictures = Callable[[FinishedRun, Sequence[str]], Mapping[str, bytes]]
-
-
-def stamp(comparison: Comparison) -> str:
-    """What a report is made from: it need not be made again where it bears the same."""
-    return f"{comparison.key}-{REPORT_VERSION}"
 
 
 def render(evidence: Evidence, pictures: Pictures, *, version: str) -> str:
@@ -174,9 +168,11 @@ def _verdict(group: Group, comparison: Comparison, styles: Mapping[Any, Style]) 
     }  # fmt: skip
 
 
-def _figure(figure: Figure) -> dict[str, Any]:
-    legend = [(label, "ink" if style.colour is None else f"c{style.colour}", key(style)) for label, style in figure.legend]
-    return {"figure": figure, "svg": draw(figure), "legend": legend, "wide": False}
+def _block(title: str, figures: Sequence[Figure]) -> dict[str, Any]:
+    """Figures side by side over the legend that they share."""
+    legend = [(label, f"c{style.colour}", key(style)) for label, style in figures[0].legend]
+    drawn = [{"title": figure.title, "about": figure.about, "svg": draw(figure)} for figure in figures]
+    return {"title": title, "figures": drawn, "legend": legend, "kind": "three" if len(drawn) > 2 else "two"}
 
 
 def _dataset(anchor: str, group: Group, album: _Album) -> dict[str, Any]:
@@ -184,7 +180,7 @@ def _dataset(anchor: str, group: Group, album: _Album) -> dict[str, Any]:
     return {
         "anchor": anchor,
         "name": group.rows[0].arm.dataset,
-        "figures": [_figure(figure) for figure in dataset_figures(group)],
+        "blocks": [_block(title, figures) for title, figures in dataset_figures(group)],
         "tests": facts.test_sets(group),
         "arms": [_arm(each, group, album) for each in found],
         "more_arms": f"{plural(left_out, 'arm')} more: their predictions stand in their folders." if left_out else "",
@@ -201,8 +197,9 @@ def _arm(each: ArmDetail, group: Group, album: _Album) -> dict[str, Any]:
     return {
         "key": key(style),
         "name": group.names[each.row.arm],
-        "summary": f"test accuracy {share(each.row.test_accuracy.mean)}, calibration error {share(detail.calibration.error)}",
-        "figures": [_figure(figure) for figure in each.figures],
+        "summary": f"test accuracy {share(each.row.test_accuracy.mean)}, "
+        f"calibration error {share(detail.calibration.error)}",
+        "block": _block("", each.figures),
         "pairs": pair_rows(detail),
         "by_class": table,
         "by_class_caption": f"By class, {plural(detail.runs, 'run')} together{note}",

@@ -52,10 +52,12 @@ def groups(evidence: Evidence) -> list[Group]:
     ]
 
 
-def dataset_figures(group: Group) -> list[Figure]:
-    """The figures that compare arms."""
-    gain = gains(group)
-    return [accuracy(group), *([gain] if gain else []), *curves(group), *costs(group)]
+def dataset_figures(group: Group) -> list[tuple[str, list[Figure]]]:
+    """The figures that compare arms: titles with what stands side by side under them."""
+    gain, learning = gains(group), curves(group)
+    found = [("Accuracy", [accuracy(group), *([gain] if gain else [])])]
+    found += [("Learning curves", learning)] if learning else []
+    return [*found, ("Accuracy against cost", costs(group))]
 
 
 def arm_details(group: Group) -> tuple[list[ArmDetail], int]:
@@ -74,7 +76,7 @@ def all_figures(evidence: Evidence) -> list[Figure]:
     """Every figure of the report."""
     found = []
     for group in groups(evidence):
-        found += dataset_figures(group)
+        found += [figure for _, figures in dataset_figures(group) for figure in figures]
         found += [figure for each in arm_details(group)[0] for figure in each.figures]
     return found
 

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from markupsafe import Markup
 
 from tl_experiments.analysis.wording import short
-from tl_experiments.report.figure import Axis, Bar, Cell, Dot, Figure, Line, Mark, Text
+from tl_experiments.report.figure import Bar, Cell, Dot, Figure, Line, Mark, Text
 from tl_experiments.report.styles import Style
 
-WIDTH = 440
 _TOP, _BOTTOM, _LEFT, _RIGHT = 10, 38, 48, 14
-_LABEL_CHARACTERS = 44  # of a row's name above its mark, beside a value of some 20
+_LABEL_CHARACTERS = 38  # of a row's name above its mark, beside a value of some 20
 _CELL_LABEL_CHARACTERS = 12
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4")
 _MARKERS = (
@@ -29,9 +28,9 @@ def draw(figure: Figure) -> Markup:
     """One ``<svg>``; every text is escaped."""
     box = _Box(figure)
     parts = [*_grid(figure, box), *(_mark(mark, box) for mark in figure.marks), *_row_names(figure, box)]
-    return Markup(
-        '<svg class="figure" viewBox="0 0 {w} {h}" role="img" aria-label="{about}">{body}</svg>'
-    ).format(w=WIDTH, h=_n(box.height), about=f"{figure.title}: {figure.about}", body=Markup("").join(parts))
+    return Markup('<svg class="figure" viewBox="0 0 {w} {h}" role="img" aria-label="{about}">{body}</svg>').format(
+        w=figure.width, h=_n(box.height), about=f"{figure.title}: {figure.about}", body=Markup("").join(parts)
+    )
 
 
 def key(style: Style) -> Markup:
@@ -48,11 +47,11 @@ class _Box:
     def __init__(self, figure: Figure) -> None:
         self.figure = figure
         named_columns = figure.x.names
-        self.left = 12.0 if figure.y.names and not named_columns else _LEFT + 30.0 if named_columns else float(_LEFT)
-        self.right = float(WIDTH - _RIGHT)
+        self.left = 12.0 if figure.y.names and not named_columns else _LEFT + 46.0 if named_columns else float(_LEFT)
+        self.right = float(figure.width - _RIGHT)
         self.top = float(_TOP)
         self.bottom = self.top + figure.height
-        self.height = self.bottom + (66 if named_columns else _BOTTOM)
+        self.height = self.bottom + (80 if named_columns else _BOTTOM)
 
     def x(self, value: float) -> float:
         return self.left + self.figure.x.share(value) * (self.right - self.left)
@@ -74,9 +73,8 @@ def _grid(figure: Figure, box: _Box) -> Iterator[Markup]:
     yield _text((box.left + box.right) / 2, box.height - 4, x.title, "axis", "middle")
     if y.title and not (y.names and not x.names):
         middle = (box.top + box.bottom) / 2
-        yield Markup('<text class="axis" text-anchor="middle" transform="translate(11 {}) rotate(-90)">{}</text>').format(
-            _n(middle), y.title
-        )
+        turned = Markup('<text class="axis" text-anchor="middle" transform="translate(11 {}) rotate(-90)">{}</text>')
+        yield turned.format(_n(middle), y.title)
 
 
 def _row_names(figure: Figure, box: _Box) -> Iterator[Markup]:
@@ -103,23 +101,25 @@ def _mark(mark: Mark, box: _Box) -> Markup:
     match mark:
         case Line():
             path = "M" + "L".join(f"{_n(box.x(x))} {_n(box.y(y))}" for x, y in mark.points)
-            return Markup('<path class="line {}{}" d="{}" stroke-width="{}"{}{}').format(
-                _colour(mark.style), _faint(mark.faint), path, _n(mark.weight), _dashed(mark.style), _end("path", mark.tip)
+            look = Markup('<path class="line {}{}" d="{}" stroke-width="{}"{}').format(
+                _colour(mark.style), _faint(mark.faint), path, _n(mark.weight), _dashed(mark.style)
             )
+            return look + _end("path", mark.tip)
         case Dot():
-            return Markup('<g class="{}{}">{}{}</g>').format(
-                _colour(mark.style), _faint(mark.faint), _marker(box.x(mark.x), box.y(mark.y), mark.size, mark.style), _tip(mark.tip)
-            )
+            kind = f"{_colour(mark.style)}{_faint(mark.faint)}{' hollow' if mark.hollow else ''}"
+            marker = _marker(box.x(mark.x), box.y(mark.y), mark.size, mark.style)
+            return Markup('<g class="{}">{}{}</g>').format(kind, marker, _tip(mark.tip))
         case Bar():
-            top = box.y(mark.high)
-            return Markup('<rect class="bar" x="{}" y="{}" width="{}" height="{}"{}').format(
-                _n(box.x(mark.left) + 0.5), _n(top), _n(box.x(mark.right) - box.x(mark.left) - 1),
-                _n(box.bottom - top), _end("rect", mark.tip)
-            )  # fmt: skip
+            left, top = box.x(mark.left) + 0.5, box.y(mark.high)
+            look = Markup('<rect class="bar" x="{}" y="{}" width="{}" height="{}"').format(
+                _n(left), _n(top), _n(box.x(mark.right) - 0.5 - left), _n(box.bottom - top)
+            )
+            return look + _end("rect", mark.tip)
         case Cell():
             return _cell(mark, box)
         case Text():
-            return _text(box.x(mark.x), box.y(mark.y) + 4, short(mark.text, _LABEL_CHARACTERS), "note", mark.anchor, mark.tip)
+            x = box.x(mark.x) + (-10 if mark.left else 10)
+            return _text(x, box.y(mark.y) + 4, mark.text, "note", "end" if mark.left else "start")
 
 
 def _cell(mark: Cell, box: _Box) -> Markup:
