@@ -74,7 +74,9 @@ def write_report(comparison: Comparison, folders: Sequence[Path]) -> Path:
         from tl_experiments.records import write_atomically
         from tl_experiments.report.page import render
 
-        write_atomically(path, render(evidence(*folders), _pictures, version=__version__))
+        page = render(evidence(*folders), _pictures, version=__version__)
+        # names of files that are not UTF-8 reach us with lone surrogates
+        write_atomically(path, page.encode("utf-8", "replace"))
     return path
 
 
