@@ -82,13 +82,17 @@ def _compared(found: Found, target: Path) -> Comparison:
 
 
 def _compute(found: Found, target: Path) -> Comparison:
-    from tl_experiments.analysis.comparison import compare_records
+    from tl_experiments.analysis.comparison import compare_records, not_finite
     from tl_experiments.analysis.runs import load
+    from tl_experiments.analysis.verification import verify
 
     runs, lost = load(found)
     if lost and not runs and all(job["state"] == "debug" for job in lost):
         raise UserError(str(target.parent), "only debug runs, whose numbers are no result", "run without debug=")
-    comparison = replace(compare_records([run.record for run in runs], lost), key=found.key)
+    verified = verify([run for run in runs if not not_finite(run.record)])
+    records = [run.record for run in runs]
+    comparison = compare_records(records, lost, hits=verified.hits, unverified=verified.unverified)
+    comparison = replace(comparison, key=found.key)
     # The JSON comes last: where it stands, the tables of the same key stand too.
     remove_stale_temporaries(target)
     write_atomically(target / CSV_FILE, table_csv(comparison))
