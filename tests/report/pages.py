@@ -9,7 +9,8 @@ HOSTILE = (
     *("line\nbreak", "</script><img src=x onerror='window.__hacked=1'>", "\u202eevil", "\"quoted'", "{{ 7 * 7 }}"),
 )
 HARMLESS = tuple(
-    "h" * len(name) if len(name) > 100 else f"name {number}".ljust(len(name), "h") for number, name in enumerate(HOSTILE)
+    "h" * len(name) if len(name) > 100 else f"name {number}".ljust(len(name), "h")
+    for number, name in enumerate(HOSTILE)
 )
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tl_experiments.analysis.arms import Arm
+from tl_experiments.analysis.arms import Arm, pair_of
 from tl_experiments.analysis.results import Row
 from tl_experiments.analysis.runs import FinishedRun
 from tl_experiments.analysis.statistics import Estimate
@@ -121,16 +121,16 @@ def costs(group: Group) -> list[Figure]:
     """Test accuracy against what a run costs, with the arms that no other beats on both counts joined up."""
     measures: tuple[tuple[str, str, Callable[[Row], float]], ...] = (
         ("seconds", "seconds a run", lambda row: row.wall_clock_s),
-        ("parameters", "trained parameters", lambda row: float(row.trained_parameters)),
+        ("trained", "trained parameters", lambda row: float(row.trained_parameters)),
         ("memory", "peak memory, GiB", lambda row: row.peak_memory_bytes / 2**30),
     )
     return [_cost(group, *measure) for measure in measures]
 
 
-def _cost(group: Group, name: str, title: str, cost: Callable[[Row], float]) -> Figure:
+def _cost(group: Group, objective: str, title: str, cost: Callable[[Row], float]) -> Figure:
     rows = [row for row in group.rows if cost(row) > 0] or list(group.rows)
     points = {row.arm: (cost(row), row.test_accuracy.mean) for row in rows}
-    front = pareto([points[row.arm] for row in rows])
+    front = sorted({points[row.arm] for row in rows if objective in row.not_dominated})
     marks: list[Mark] = []
     if len(front) > 1:
         marks.append(Line(_stairs(front), Style(shape=2), "no arm costs less and reaches more", 1.2))
@@ -143,7 +143,7 @@ def _cost(group: Group, name: str, title: str, cost: Callable[[Row], float]) -> 
     x, y = points[best.arm]
     label = Text(x, y, "recommended", left=x_axis.share(x) > 0.5)
     return Figure(
-        name=f"pareto-{name}{group.suffix}",
+        name=f"pareto-{objective}{group.suffix}",
         title=f"Accuracy against {title}",
         about="Mean test accuracy of each arm; filled and joined are those that no other beats on both counts.",
         x=x_axis,
@@ -153,15 +153,6 @@ def _cost(group: Group, name: str, title: str, cost: Callable[[Row], float]) -> 
         width=320,
         height=210,
     )
-
-
-def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those of ``(cost, value)`` that no other point beats: none costs less and is worth more; by cost."""
-    front: list[tuple[float, float]] = []
-    for cost, value in sorted(set(points), key=lambda point: (point[0], -point[1])):
-        if not front or value > front[-1][1]:
-            front.append((cost, value))
-    return front
 
 
 def _stairs(front: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
@@ -266,7 +257,9 @@ def _left_out(rows: Sequence[object], shown: Sequence[object], noun: str) -> str
 
 
 def _run(run: FinishedRun) -> str:
-    return f"seed {run.record.seed}"
+    pair = pair_of(run.record)
+    fold = f", fold {pair.fold}" if pair.fold else ""
+    return f"seed {pair.seed}{fold}"
 
 
 def _number(value: float) -> str:

@@ -1,15 +1,13 @@
-"""The tables behind the numbers: costs, environment, data, weights, further test sets."""
+"""The tables behind the numbers: costs, environment, data, weights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from tl_experiments.analysis.results import Row
 from tl_experiments.analysis.runs import FinishedRun
-from tl_experiments.analysis.wording import memory, plural, seconds, share
-from tl_experiments.report.charts import Group
+from tl_experiments.analysis.wording import memory, plural, seconds
 
 _HASH = 12  # characters of a sha256 that are shown
 
@@ -31,7 +29,7 @@ def spent_row(row: Row, name: str, runs: Sequence[FinishedRun]) -> tuple[str, ..
     decoded = sum(run.record.work.get("images_decoded", 0) for run in runs)
     encoded = sum(run.record.work.get("images_encoded", 0) for run in runs)
     return (
-        name, str(len(row.seeds)), seconds(row.wall_clock_s), seconds(row.all_trials_s), seconds(row.pretraining_s),
+        name, str(row.runs), seconds(row.wall_clock_s), seconds(row.all_trials_s), seconds(row.pretraining_s),
         memory(row.peak_memory_bytes), f"{decoded:,}", f"{encoded:,}",
     )  # fmt: skip
 
@@ -78,21 +76,3 @@ def weight_rows(runs: Sequence[FinishedRun]) -> list[tuple[str, ...]]:
         sha256 = str(weights.get("sha256") or "")[:_HASH]
         rows[(run.record.arm["backbone"], str(weights.get("source", "")), matched, sha256, origin)] = None
     return list(rows)
-
-
-def test_sets(group: Group) -> dict[str, Any] | None:
-    """Mean accuracy on test and on each further test set; None where there is no further one."""
-    runs = {row.arm: group.runs.get(row.arm, ()) for row in group.rows}
-    splits = {split for found in runs.values() for run in found for split in run.record.metrics}
-    further = sorted(split for split in splits if split.startswith("test/"))
-    if not further:
-        return None
-    shown = ["test", *further]
-    rows = []
-    for arm, found in runs.items():
-        numbers = [
-            [run.record.metrics[split]["accuracy"] for run in found if split in run.record.metrics] for split in shown
-        ]
-        rows.append((group.names[arm], *(share(fmean(each)) if each else "" for each in numbers)))
-    titles = ["arm", *(split.removeprefix("test/") for split in shown)]
-    return {"titles": titles, "rows": rows, "numbers": list(range(1, len(titles)))}

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from tl_experiments.analysis.arms import Arm
 from tl_experiments.analysis.columns import caption, explanation, job_name
 from tl_experiments.analysis.compare import Evidence
 from tl_experiments.analysis.results import Comparison, Row
@@ -23,6 +24,7 @@ from tl_experiments.report.charts import Group
 from tl_experiments.report.commands import commands
 from tl_experiments.report.details import WorstPrediction
 from tl_experiments.report.figure import Figure
+from tl_experiments.report.overview import average_ranks, contrasts, overview_sentence, standing_rows
 from tl_experiments.report.sections import ArmDetail, arm_details, class_rows, dataset_figures, groups, pair_rows
 from tl_experiments.report.styles import PALETTE, Style
 from tl_experiments.report.svg import draw, key
@@ -47,12 +49,13 @@ def render(evidence: Evidence, pictures: Pictures, *, version: str) -> str:
     found = groups(evidence)
     album = _Album(pictures)
     names = {arm: name for group in found for arm, name in group.names.items()}
-    styles = {arm: style for group in found for arm, style in group.styles.items()}
+    styles = found[0].styles
     several = len(found) > 1
     full = {arm: f"{name} · {arm.dataset}" if several else name for arm, name in names.items()}
     shown = columns(comparison.rows)
     lines = [(row, commands(evidence.runs.get(row.arm, ()))) for row in comparison.rows]
     sections = [("verdict", "Verdict"), ("arms", "Arms")]
+    sections += [("overview", "All datasets")] if comparison.overview else []
     sections += [(f"data{number}", group.rows[0].arm.dataset) for number, group in enumerate(found)]
     sections += [("reproduce", "Reproduce"), ("cost", "Cost"), ("environment", "Environment")]
     sections += [("notes", "Notes")] if comparison.notes or comparison.lost_jobs else []
@@ -78,7 +81,8 @@ def render(evidence: Evidence, pictures: Pictures, *, version: str) -> str:
             }
             for place, row in enumerate(comparison.rows)
         ],
-        datasets=[_dataset(f"data{number}", group, album) for number, group in enumerate(found)],
+        overview=_overview(comparison, styles),
+        datasets=[_dataset(f"data{number}", group, comparison, album) for number, group in enumerate(found)],
         reproduce=[
             {"anchor": f"arm{place}", "key": key(styles[row.arm]), "name": full[row.arm], "lines": found_lines}
             for place, (row, found_lines) in enumerate(lines)
@@ -95,7 +99,8 @@ def render(evidence: Evidence, pictures: Pictures, *, version: str) -> str:
         ],
         n_runs=plural(len(runs), "run"),
         version=version,
-        comparison=json.loads(comparison.to_json()),
+        # contrasts grow with the square of the arms: they stand in comparison.json
+        comparison={key: value for key, value in json.loads(comparison.to_json()).items() if key != "contrasts"},
     )  # fmt: skip
 
 
@@ -150,7 +155,7 @@ def _tag(row: Row) -> str:
     return "recommended" if row.recommended else "negative transfer" if row.negative_transfer else ""
 
 
-def _verdict(group: Group, comparison: Comparison, styles: Mapping[Any, Style]) -> dict[str, Any]:
+def _verdict(group: Group, comparison: Comparison, styles: Mapping[Arm, Style]) -> dict[str, Any]:
     dataset = group.rows[0].arm.dataset
     verdict = next(verdict for verdict in comparison.verdicts if verdict.dataset == dataset)
     row = next(row for row in group.rows if row.arm == verdict.recommended)
@@ -175,13 +180,23 @@ def _block(title: str, figures: Sequence[Figure]) -> dict[str, Any]:
     return {"title": title, "figures": drawn, "legend": legend, "kind": "three" if len(drawn) > 2 else "two"}
 
 
-def _dataset(anchor: str, group: Group, album: _Album) -> dict[str, Any]:
+def _overview(comparison: Comparison, styles: Mapping[Arm, Style]) -> dict[str, Any] | None:
+    if comparison.overview is None:
+        return None
+    return {
+        "block": _block("", average_ranks(comparison.overview, styles)),
+        "rows": standing_rows(comparison.overview),
+        "sentence": overview_sentence(comparison.overview),
+    }
+
+
+def _dataset(anchor: str, group: Group, comparison: Comparison, album: _Album) -> dict[str, Any]:
     found, left_out = arm_details(group)
     return {
         "anchor": anchor,
         "name": group.rows[0].arm.dataset,
         "blocks": [_block(title, figures) for title, figures in dataset_figures(group)],
-        "tests": facts.test_sets(group),
+        "contrasts": contrasts(group, comparison),
         "arms": [_arm(each, group, album) for each in found],
         "more_arms": f"{plural(left_out, 'arm')} more: their predictions stand in their folders." if left_out else "",
     }

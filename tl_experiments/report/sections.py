@@ -18,6 +18,7 @@ from tl_experiments.report.charts import Group, accuracy, costs, curves, gains
 from tl_experiments.report.detail_charts import confusion_matrix, reliability
 from tl_experiments.report.details import Detail, detail
 from tl_experiments.report.figure import Figure
+from tl_experiments.report.overview import average_ranks
 from tl_experiments.report.styles import styles
 
 MAX_ARMS = 8  # whose classes are shown, of a dataset
@@ -74,8 +75,10 @@ def arm_details(group: Group) -> tuple[list[ArmDetail], int]:
 
 def all_figures(evidence: Evidence) -> list[Figure]:
     """Every figure of the report."""
-    found = []
-    for group in groups(evidence):
+    by_dataset = groups(evidence)
+    overview = evidence.comparison.overview
+    found = [] if overview is None else list(average_ranks(overview, by_dataset[0].styles))
+    for group in by_dataset:
         found += [figure for _, figures in dataset_figures(group) for figure in figures]
         found += [figure for each in arm_details(group)[0] for figure in each.figures]
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tl_experiments.analysis.arms import CONTROL, Arm
 
@@ -47,15 +47,19 @@ def strategy_of(arm: Arm) -> str:
 
 
 def styles(arms: Sequence[Arm]) -> dict[Arm, Style]:
-    """Arm -> its style; one dataset's arms of the same strategy differ in shape, as long as there are shapes."""
+    """Arm -> its style, on every dataset the same; arms of one strategy differ in shape, as long as there are shapes.
+
+    Args:
+        arms: Of all datasets; an arm of no dataset, ``""``, has a style as well.
+    """
     others = sorted({strategy_of(arm) for arm in arms}.difference(_STRATEGIES))
     colours = {name: number for number, name in enumerate(_STRATEGIES)}
     # names that are not ours take the colours after ours, round and round, but never the control's grey
     colours |= {name: 1 + (len(_STRATEGIES) - 1 + number) % (len(PALETTE) - 1) for number, name in enumerate(others)}
-    seen: Counter[tuple[str, int]] = Counter()
+    seen: Counter[int] = Counter()
     found = {}
-    for arm in sorted(set(arms)):
+    for arm in sorted({replace(arm, dataset="") for arm in arms}):
         colour = colours[strategy_of(arm)]
-        found[arm] = Style(colour, seen[arm.dataset, colour] % SHAPES)
-        seen[arm.dataset, colour] += 1
-    return found
+        found[arm] = Style(colour, seen[colour] % SHAPES)
+        seen[colour] += 1
+    return found | {arm: found[replace(arm, dataset="")] for arm in arms}

@@ -43,7 +43,11 @@ def cells(row: Row, shown: Sequence[Column]) -> list[TableCell]:
 
 
 def _sort_key(column: Column, row: Row) -> str:
-    if column.title in _NUMBERS and column.number:
+    text = column.cell(row)
+    if not column.number:
+        return text
+    if column.title in _NUMBERS:
         value = _NUMBERS[column.title](row)
         return "" if value is None else repr(float(value))
-    return column.cell(row)
+    # a count that may bear a mark, a number before its interval, or a setting
+    return text.split(" ")[0].rstrip("*")
