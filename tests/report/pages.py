@@ -8,10 +8,7 @@ HOSTILE = (
     *("<script>alert(1)</script>", "../x", "=cmd", "[red]", "\x1b[31mESC", "x" * 300, "\N{BUTTERFLY} emoji"),
     *("line\nbreak", "</script><img src=x onerror='window.__hacked=1'>", "\u202eevil", "\"quoted'", "{{ 7 * 7 }}"),
 )
-HARMLESS = tuple(
-    "h" * len(name) if len(name) > 100 else f"name {number}".ljust(len(name), "h")
-    for number, name in enumerate(HOSTILE)
-)
+HARMLESS = tuple(f"name {number} ".ljust(len(name), "h") for number, name in enumerate(HOSTILE))
 
 
 class Page(HTMLParser):

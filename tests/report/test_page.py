@@ -33,7 +33,7 @@ def sweep(make_sweep):
         "overrides": ["seed=7"],
         "state": "diverged",
         "cause": "loss is NaN",
-        "log": "logs/lost1.log",
+        "log": "logs/l.log",
     }
     cost = {"jobs": 18, "predicted_s": 61.5, "actual_s": 70.25, "predicted_decoded": 1234, "actual_decoded": 1235,
             "predicted_encoded": 0, "actual_encoded": 9876}  # fmt: skip
@@ -50,7 +50,7 @@ def named(make_sweep, names):
     lost = {"id": "x", "overrides": [names[0]], "state": "failed", "cause": names[8], "log": names[4], "seconds": 1.0}
     return make_sweep(
         dataset=names[0], classes=names, arms=(names[7], names[8], "from_scratch"), backbones=(names[3], names[5]),
-        item=lambda split, number: f"{split}/{number}/{names[number % len(names)]}", images=60, notes=names, lost=[lost],
+        item=lambda split, number: f"{split}/{number}/{names[number % len(names)]}", notes=names, lost=[lost],
         tests=(f"test/{names[9]}",),
     )  # fmt: skip
 
@@ -95,7 +95,7 @@ def test_everything_promised_is_in_it(sweep, page):
         *("Statistics behind the verdict", "Jobs that are in no mean", "By class, 3 runs together"),
     ):
         assert wanted in headings, wanted
-    assert {"61.5 s", "70.2 s", "1,234", "9,876", "loss is NaN", "logs/lost1.log", "2.15.0"} <= set(page.names)
+    assert {"61.5 s", "70.2 s", "1,234", "9,876", "loss is NaN", "logs/l.log", "2.15.0"} <= set(page.names)
     assert "tl train -m backbone=resnet10t freeze_strategy=full seed=0,1,2" in page.texts["code"]
 
 

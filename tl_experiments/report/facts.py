@@ -29,8 +29,9 @@ def spent_row(row: Row, name: str, runs: Sequence[FinishedRun]) -> tuple[str, ..
     decoded = sum(run.record.work.get("images_decoded", 0) for run in runs)
     encoded = sum(run.record.work.get("images_encoded", 0) for run in runs)
     return (
-        name, str(row.runs), seconds(row.wall_clock_s), seconds(row.all_trials_s), seconds(row.pretraining_s),
-        memory(row.peak_memory_bytes), f"{decoded:,}", f"{encoded:,}",
+        name, str(row.runs), seconds(row.wall_clock_s), seconds(row.all_trials_s),
+        seconds(row.pretraining_s) if row.pretraining_s else "", memory(row.peak_memory_bytes),
+        f"{decoded:,}", f"{encoded:,}",
     )  # fmt: skip
 
 

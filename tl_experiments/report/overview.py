@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tl_experiments.analysis.arms import Arm
+from tl_experiments.analysis.comparison import arm_names
 from tl_experiments.analysis.findings import Contrast, Overview
 from tl_experiments.analysis.results import Comparison
 from tl_experiments.analysis.verdict import SIGNIFICANCE
@@ -18,7 +19,7 @@ MAX_CONTRASTS = 60  # of other arms with each other; comparison.json has all
 
 _TITLES = (
     *("against", "seeds", "difference", "p", "p, Holm", "Wilcoxon", "sign flip", "Hedges' g", "superiority"),
-    *("McNemar", "over images", "only this right", "only other right"),
+    *("McNemar", "over images", "right alone"),
 )
 _OTHER_TITLES = ("arms", "seeds", "difference", "p", "p, Holm over all", "Hedges' g")
 
@@ -48,22 +49,22 @@ def contrasts(group: Group, comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _row(contrast: Contrast, arm_names: Mapping[Arm, str]) -> tuple[str, ...]:
+def _row(contrast: Contrast, labels: Mapping[Arm, str]) -> tuple[str, ...]:
     effect, images = contrast.effect, contrast.images
-    over_images = ("", "", "", "")
+    over_images = ("", "", "")
     if images is not None:
         bounds = f"[{signed(images.low)}, {signed(images.high)}]".replace("+", "")
-        over_images = (_p(images.mcnemar_combined), bounds, str(images.only_first), str(images.only_second))
+        over_images = (_p(images.mcnemar_combined), bounds, f"{images.only_first} : {images.only_second}")
     return (
-        arm_names[contrast.second], str(contrast.seeds), _difference(contrast), _p(contrast.p_value), _p(contrast.p_holm),
-        _p(contrast.wilcoxon_p), _p(contrast.sign_flip_p), _size(effect.hedges_gz), share(effect.superiority),
-        *over_images,
+        labels[contrast.second], str(contrast.seeds), _difference(contrast), _p(contrast.p_value),
+        _p(contrast.p_holm), _p(contrast.wilcoxon_p), _p(contrast.sign_flip_p), _size(effect.hedges_gz),
+        share(effect.superiority), *over_images,
     )  # fmt: skip
 
 
-def _other_row(contrast: Contrast, arm_names: Mapping[Arm, str]) -> tuple[str, ...]:
+def _other_row(contrast: Contrast, labels: Mapping[Arm, str]) -> tuple[str, ...]:
     return (
-        f"{arm_names[contrast.first]} less {arm_names[contrast.second]}", str(contrast.seeds), _difference(contrast),
+        f"{labels[contrast.first]} less {labels[contrast.second]}", str(contrast.seeds), _difference(contrast),
         _p(contrast.p_value), _p(contrast.p_holm_all), _size(contrast.effect.hedges_gz),
     )  # fmt: skip
 
@@ -73,14 +74,15 @@ def _explanation(found: list[Contrast]) -> list[str]:
     lines = [
         f"p: the {primary} on test accuracy, two-sided; Holm's correction of it over these arms decides the verdict",
         "difference: with its 95% t interval, not corrected",
-        "Hedges' g: mean difference over its standard deviation, corrected for few seeds; superiority: probability that "
-        "a run of this arm is better than one of the other",
+        "Hedges' g: mean difference over its standard deviation, corrected for few seeds; superiority: probability "
+        "that a run of this arm is better than one of the other",
     ]
     if any(contrast.images for contrast in found):
         lines.append(
-            "McNemar, over images: the same seeds' runs image by image, twice the mean of the mid-p values, and the 95% "
-            "bootstrap interval of the difference with images drawn anew; the last columns count images over all runs"
+            "McNemar, over images: the same seeds' runs image by image: twice the mean of the mid-p values, and the "
+            "95% bootstrap interval of the difference, images drawn anew"
         )
+        lines.append("right alone: images that only this arm had right, and only the other, over all runs")
     return lines
 
 
@@ -97,9 +99,10 @@ def overview_sentence(overview: Overview) -> str:
 
 def standing_rows(overview: Overview) -> list[tuple[str, ...]]:
     """A row an arm, best average rank first."""
+    label = arm_names([each.arm for each in overview.standings])
     return [
         (
-            _label(each.arm, overview), f"{each.average_rank:.2f}", share(each.interquartile_mean),
+            label[each.arm], f"{each.average_rank:.2f}", share(each.interquartile_mean),
             f"[{share(each.low)}, {share(each.high)}]", _p(each.wilcoxon_p),
         )
         for each in overview.standings
@@ -111,7 +114,8 @@ def average_ranks(overview: Overview, styles: Mapping[Arm, Style]) -> tuple[Figu
     ranks: list[Mark] = []
     means: list[Mark] = []
     half = overview.critical_difference / 2
-    labels = [_label(each.arm, overview) for each in overview.standings]
+    label_of = arm_names([each.arm for each in overview.standings])
+    labels = [label_of[each.arm] for each in overview.standings]
     for place, (each, label) in enumerate(zip(overview.standings, labels, strict=True)):
         style, y = styles[each.arm], place + 0.08
         bar = Style(style.colour)
@@ -123,13 +127,14 @@ def average_ranks(overview: Overview, styles: Mapping[Arm, Style]) -> tuple[Figu
         tip = f"{label}: {share(mean)} [{share(each.low)}, {share(each.high)}]"
         means += [Line(((each.low, y), (each.high, y)), bar, weight=2.2), Dot(mean, y, style, tip)]
     height = 36 * len(labels)
+    ends = [end for each in overview.standings for end in (each.low, each.high)]
     worst = max(each.average_rank for each in overview.standings)
     return (
         Figure(
             name="average-ranks",
             title="Average rank",
-            about="1 is best. Bars are half a critical difference to each side: arms whose bars do not overlap differ at "
-            f"5% (Nemenyi; critical difference {overview.critical_difference:.2f}).",
+            about="1 is best. Bars are half a critical difference to each side: arms whose bars do not overlap differ "
+            f"at 5% (Nemenyi; critical difference {overview.critical_difference:.2f}).",
             x=linear("average rank by test accuracy", [1 - half, worst + half]),
             y=names(labels),
             marks=tuple(ranks),
@@ -140,22 +145,13 @@ def average_ranks(overview: Overview, styles: Mapping[Arm, Style]) -> tuple[Figu
             name="interquartile-means",
             title="Interquartile mean of test accuracy",
             about="Over the middle half of all runs on all datasets, with its 95% stratified bootstrap interval.",
-            x=linear(
-                "test accuracy", [end for each in overview.standings for end in (each.low, each.high)], within=(0, 1)
-            ),
+            x=linear("test accuracy", ends, within=(0, 1)),
             y=names(labels),
             marks=tuple(means),
             values=tuple(share(each.interquartile_mean) for each in overview.standings),
             height=height,
         ),
     )
-
-
-def _label(arm: Arm, overview: Overview) -> str:
-    arms = [each.arm for each in overview.standings]
-    varying = [key for key in ("backbone", "head") if len({getattr(each, key) for each in arms}) > 1]
-    where = ", ".join(getattr(arm, key) for key in varying)
-    return f"{arm.freeze_strategy} ({where})" if where else arm.freeze_strategy
 
 
 def _difference(contrast: Contrast) -> str:

@@ -22,6 +22,7 @@ _NUMBERS: Mapping[str, Callable[[Row], float | None]] = {
     "pretraining": lambda row: row.pretraining_s,
     "memory": lambda row: row.peak_memory_bytes,
 }
+_FIRST = ("val accuracy", "test accuracy", "transfer gain", "p", "trained", "a run", "memory", "not dominated")
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,11 @@ class TableCell:
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """Those of the Markdown table."""
-    return full_columns(rows)
+    """Those of the Markdown table: what tells the arms apart, then what matters most, then the rest."""
+    found = full_columns(rows)
+    labels = next(place for place, column in enumerate(found) if column.title == "val accuracy")
+    rank = {title: place for place, title in enumerate(_FIRST)}
+    return found[:labels] + sorted(found[labels:], key=lambda column: rank.get(column.title, len(rank)))
 
 
 def cells(row: Row, shown: Sequence[Column]) -> list[TableCell]:
