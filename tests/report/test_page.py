@@ -23,7 +23,7 @@ def no_pictures(run, items):
 
 
 def page_of(folder, pictures=no_pictures):
-    return render(evidence(folder), pictures, version="0.0")
+    return render(evidence(folder), pictures)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_pictures_have_a_limit(sweep):
 
 
 def test_200_runs_stay_small(make_sweep):
-    folder = make_sweep(backbones=[f"net{number}" for number in range(11)], images=150)
+    folder = make_sweep(backbones=[f"net{number}" for number in range(11)], images=30)
     text = page_of(folder)
     page = Page(text)
     assert sum(bool(cells) for cells in page.cells) == 66
@@ -183,6 +183,6 @@ def test_without_predictions_and_curves(make_sweep):
     comparison = evidence(folder)  # written while the predictions stood
     for path in [*folder.glob("*/predictions.parquet"), *folder.glob("*/metrics.jsonl")]:
         path.unlink()
-    headings = [text.strip() for text in Page(render(comparison, no_pictures, version="0.0")).texts["h4"]]
+    headings = [text.strip() for text in Page(render(comparison, no_pictures)).texts["h4"]]
     assert "Test accuracy" in headings
     assert not {"Confusion matrix", "Learning curves against epochs"} & set(headings)

@@ -70,11 +70,10 @@ def write_report(comparison: Comparison, folders: Sequence[Path]) -> Path:
 
     path = folders[0] / COMPARISON_FOLDER / REPORT_FILE
     if not _bears(path, stamp(comparison)):
-        from tl_experiments import __version__
         from tl_experiments.records import write_atomically
         from tl_experiments.report.page import render
 
-        page = render(evidence(*folders), _pictures, version=__version__)
+        page = render(evidence(*folders), _pictures)
         # names of files that are not UTF-8 reach us with lone surrogates
         write_atomically(path, page.encode("utf-8", "replace"))
     return path

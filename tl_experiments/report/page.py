@@ -34,13 +34,12 @@ PICTURE_BYTES = 2_000_000  # all pictures of a report together
 Pictures = Callable[[FinishedRun, Sequence[str]], Mapping[str, bytes]]
 
 
-def render(evidence: Evidence, pictures: Pictures, *, version: str) -> str:
+def render(evidence: Evidence, pictures: Pictures) -> str:
     """The page.
 
     Args:
         evidence: What is shown.
         pictures: Run and ids of images -> their small JPEGs or PNGs; missing ones are absent.
-        version: Of this package.
     """
     comparison = evidence.comparison
     templates = _templates()
@@ -98,7 +97,6 @@ def render(evidence: Evidence, pictures: Pictures, *, version: str) -> str:
             for job in comparison.lost_jobs
         ],
         n_runs=plural(len(runs), "run"),
-        version=version,
         # contrasts grow with the square of the arms: they stand in comparison.json
         comparison={key: value for key, value in json.loads(comparison.to_json()).items() if key != "contrasts"},
     )  # fmt: skip

@@ -22,7 +22,10 @@ _NUMBERS: Mapping[str, Callable[[Row], float | None]] = {
     "pretraining": lambda row: row.pretraining_s,
     "memory": lambda row: row.peak_memory_bytes,
 }
-_FIRST = ("val accuracy", "test accuracy", "transfer gain", "p", "trained", "a run", "memory", "not dominated")
+_FIRST = (
+    *("dataset", "backbone", "head", "freeze_strategy", "val accuracy", "test accuracy", "transfer gain", "p"),
+    *("trained", "a run", "memory", "not dominated"),
+)
 
 
 @dataclass(frozen=True)
@@ -34,11 +37,9 @@ class TableCell:
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """Those of the Markdown table: what tells the arms apart, then what matters most, then the rest."""
-    found = full_columns(rows)
-    labels = next(place for place, column in enumerate(found) if column.title == "val accuracy")
+    """Those of the Markdown table: what names the arms, then what matters most, then the rest."""
     rank = {title: place for place, title in enumerate(_FIRST)}
-    return found[:labels] + sorted(found[labels:], key=lambda column: rank.get(column.title, len(rank)))
+    return sorted(full_columns(rows), key=lambda column: rank.get(column.title, len(rank)))
 
 
 def cells(row: Row, shown: Sequence[Column]) -> list[TableCell]:
