@@ -58,7 +58,6 @@ def compare_records(
             "compare", f"0 finished runs, expected 1 or more{states}", "read the jobs' logs, run them again"
         )
     arms = group_arms(used)
-    settings = chosen_settings(arms)
     datasets = [list(group) for _, group in groupby(arms, key=lambda runs: runs.arm.dataset)]
     rows: list[Row] = []
     contrasts: list[Contrast] = []
@@ -67,7 +66,7 @@ def compare_records(
     for group in datasets:
         names = arm_names([runs.arm for runs in group])
         decision = decide(group, estimate_of(group[0]))
-        of_dataset = rows_of(group, decision, settings)
+        of_dataset = rows_of(group, decision, chosen_settings(group))
         negative = {row.arm: row.transfer_gain for row in of_dataset if row.negative_transfer and row.transfer_gain}
         dataset = group[0].arm.dataset
         sentence = verdict_sentence(decision, names, negative, dataset=dataset if len(datasets) > 1 else None)
@@ -75,8 +74,9 @@ def compare_records(
         rows += of_dataset
         contrasts += tested
         verdicts.append(Verdict(dataset=dataset, recommended=decision.recommended, sentence=sentence))
-        warnings += [warning for check in CHECKS for warning in check(group, names)]
-        warnings += [*disagreement_warnings(tested, names), *ordering_warnings(group, names)]
+        found = [warning for check in (*CHECKS, ordering_warnings) for warning in check(group, names)]
+        where = f"{dataset}: " if len(datasets) > 1 else ""
+        warnings += [f"{where}{warning}" for warning in (*found, *disagreement_warnings(tested, names))]
     return Comparison(
         rows=tuple(rows),
         verdicts=tuple(verdicts),

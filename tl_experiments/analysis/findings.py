@@ -116,7 +116,7 @@ class Standing:
         arm: Its labels, that of the dataset empty.
         average_rank: Mean over the datasets of its rank by test accuracy, 1 the best.
         interquartile_mean: Of the test accuracy over all runs of all datasets, the middle half of them.
-        low: Lower end of its 95% bootstrap interval, runs drawn anew within each dataset.
+        low: Lower end of its 95% bootstrap interval, runs drawn anew within each dataset; null below 3 runs in any.
         high: Upper end.
         wilcoxon_p: Of the best arm by rank against this one, Wilcoxon's signed-rank test over datasets, Holm; null for
             the best itself.
@@ -125,8 +125,8 @@ class Standing:
     arm: Arm
     average_rank: float
     interquartile_mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     wilcoxon_p: float | None
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from tl_experiments.analysis.arms import Arm, ArmRuns
+from tl_experiments.analysis.arms import MIN_SEEDS, Arm, ArmRuns
 from tl_experiments.analysis.bootstrap import interquartile_mean
 from tl_experiments.analysis.findings import Overview, Standing
 from tl_experiments.analysis.paired import wilcoxon
@@ -17,7 +17,7 @@ from tl_experiments.analysis.statistics import holm
 
 
 def overview_of(arms: Sequence[ArmRuns]) -> Overview | None:
-    """Rank and test the arms that every dataset has; null where fewer than 2 datasets share fewer than 2 arms.
+    """Rank and test the arms that every dataset has; null where there are fewer than 2 datasets or shared arms.
 
     Args:
         arms: Of all datasets.
@@ -34,6 +34,8 @@ def overview_of(arms: Sequence[ArmRuns]) -> Overview | None:
     order = sorted(range(len(everywhere)), key=lambda index: (ranks[index], everywhere[index]))
     against = [wilcoxon((scores[:, order[0]] - scores[:, index]).tolist()) for index in order[1:]]
     p_values = [None, *holm(against)]
+    # Of fewer than 3 runs the bootstrap has next to nothing to draw from.
+    enough = min(len(by_arm[arm][dataset]) for arm in everywhere for dataset in datasets) >= MIN_SEEDS
     middle = [interquartile_mean([by_arm[everywhere[index]][dataset] for dataset in datasets]) for index in order]
     return Overview(
         datasets=tuple(datasets),
@@ -42,8 +44,8 @@ def overview_of(arms: Sequence[ArmRuns]) -> Overview | None:
                 arm=everywhere[index],
                 average_rank=float(ranks[index]),
                 interquartile_mean=mean,
-                low=low,
-                high=high,
+                low=low if enough else None,
+                high=high if enough else None,
                 wilcoxon_p=p_value,
             )
             for index, p_value, (mean, low, high) in zip(order, p_values, middle, strict=True)

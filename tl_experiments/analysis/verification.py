@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tl_experiments.analysis.arms import Arm
 from tl_experiments.analysis.images import Hits
 from tl_experiments.analysis.runs import FinishedRun
 from tl_experiments.errors import UserError
@@ -60,6 +61,17 @@ def verify(runs: Sequence[FinishedRun]) -> Verified:
         hits.setdefault(job, Hits(images, test.predicted == test.labels))
         by_class.setdefault(job, per_class(test))
     return Verified(hits=hits, per_class=by_class, unverified=tuple(dict.fromkeys(unverified)))
+
+
+def class_tables(
+    chosen: Mapping[Arm, Sequence[FinishedRun]], verified: Verified
+) -> dict[Arm, tuple[tuple[str, ...], list[PerClass]]]:
+    """Arm -> class names and a table by class of each run of its chosen trial; of arms with all predictions."""
+    return {
+        arm: (runs[0].record.classes, [verified.per_class[run.record.job_id] for run in runs])
+        for arm, runs in chosen.items()
+        if all(run.record.job_id in verified.per_class for run in runs)
+    }
 
 
 def _check(run: FinishedRun, predictions: Mapping[str, Predictions]) -> None:

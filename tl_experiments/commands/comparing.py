@@ -99,11 +99,14 @@ def _text(name: str, folders: Sequence[Path]) -> str:
     comparison = compare(*folders)
     if name == "html":
         return write_report(comparison, folders).read_text(encoding="utf-8")
-    from tl_experiments.analysis import tables
+    from tl_experiments.analysis.latex import table_latex
+    from tl_experiments.analysis.tables import table_csv, table_markdown
 
     writers: Mapping[str, Callable[[Comparison], str]] = {
-        "csv": tables.table_csv, "markdown": tables.table_markdown, "latex": tables.table_latex,
-    }  # fmt: skip
+        "csv": table_csv,
+        "markdown": table_markdown,
+        "latex": table_latex,
+    }
     return writers[name](comparison)
 
 
