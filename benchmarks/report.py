@@ -2,8 +2,8 @@
 
     python benchmarks/report.py    # about 4 minutes; needs chromium and chromedriver
 
-The runs are real and tiny. The page is opened anew in a headless browser each time; its figures are those that the browser
-itself gives (navigation timing, paint timing).
+The runs are real and tiny. The page is opened anew in a headless browser each time; the figures are those that the
+browser itself gives (navigation timing, paint timing).
 """
 
 from __future__ import annotations
@@ -67,13 +67,19 @@ def main() -> None:
     repeats = 3 if given.short else given.repeats
     report = Report("report", given.short)
 
-    def enter(what: str, times: list[float], limit: float | None, remark: str = "", unit: str = "s") -> None:
+    def enter(what: str, times: list[float], limit: float | None, remark: str = "") -> None:
         report.details[what] = times
-        report.add(
-            Row(
-                bar="r1", what=what, peer="the clock", **spread(times), sense="<=", target=limit, unit=unit, remark=remark
-            )
-        )  # fmt: skip
+        row = Row(
+            bar="r1",
+            what=what,
+            peer="the clock",
+            **spread(times),
+            sense="<=",
+            target=limit,
+            unit="s",
+            remark=remark,
+        )
+        report.add(row)
 
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([*TL, "train", "-m", *SWEEP], cwd=folder, check=True, capture_output=True)

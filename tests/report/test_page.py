@@ -172,6 +172,30 @@ def test_the_stamp_says_what_it_was_made_from(sweep, page):
     assert page.metas["comparison"] == stamp(evidence(sweep).comparison)
 
 
+def test_several_datasets(make_sweep):
+    found = evidence(
+        *(make_sweep(name=name, dataset=name, backbones=("resnet10t",)) for name in ("one", "two", "three"))
+    )
+    page = Page(render(found, no_pictures))
+    headings = [text.strip() for tag in ("h2", "h4", "caption") for text in page.texts[tag]]
+    assert {"one", "two", "three", "All datasets", "Average rank", "Arms that ran on every dataset"} <= set(headings)
+    standings = found.comparison.overview.standings
+    assert {f"{each.average_rank:.2f}" for each in standings} <= set(page.names)
+    assert f"critical difference {found.comparison.overview.critical_difference:.2f}" in "".join(
+        page.texts["figcaption"]
+    )
+    assert headings.count("Confusion matrix") >= 3
+
+
+def test_the_tests_behind_the_verdict(sweep, page):
+    comparison = evidence(sweep).comparison
+    best = comparison.verdicts[0].recommended
+    for contrast in comparison.contrasts:
+        if contrast.first == best:
+            assert f"{contrast.effect.hedges_gz:.2f}".replace("-", "\N{MINUS SIGN}") in page.names
+            assert f"{contrast.images.only_first} : {contrast.images.only_second}" in page.names
+
+
 def test_one_run(make_sweep):
     page = Page(page_of(make_sweep(arms=("full",), seeds=(0,))))
     assert "Gain over training from scratch" not in [text.strip() for text in page.texts["h4"]]

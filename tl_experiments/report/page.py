@@ -22,9 +22,10 @@ from tl_experiments.analysis.wording import count, interval, plural, seconds, sh
 from tl_experiments.report import facts, stamp
 from tl_experiments.report.charts import Group
 from tl_experiments.report.commands import commands
+from tl_experiments.report.contrasts import contrasts
 from tl_experiments.report.details import WorstPrediction
 from tl_experiments.report.figure import Figure
-from tl_experiments.report.overview import average_ranks, contrasts, overview_sentence, standing_rows
+from tl_experiments.report.overview import average_ranks, interquartile_means, overview_sentence, standing_rows
 from tl_experiments.report.sections import ArmDetail, arm_details, class_rows, dataset_figures, groups, pair_rows
 from tl_experiments.report.styles import PALETTE, Style
 from tl_experiments.report.svg import draw, key
@@ -182,7 +183,9 @@ def _overview(comparison: Comparison, styles: Mapping[Arm, Style]) -> dict[str, 
     if comparison.overview is None:
         return None
     return {
-        "block": _block("", average_ranks(comparison.overview, styles)),
+        "block": _block(
+            "", [draw_one(comparison.overview, styles) for draw_one in (average_ranks, interquartile_means)]
+        ),
         "rows": standing_rows(comparison.overview),
         "sentence": overview_sentence(comparison.overview),
     }

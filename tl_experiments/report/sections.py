@@ -18,7 +18,7 @@ from tl_experiments.report.charts import Group, accuracy, costs, curves, gains
 from tl_experiments.report.detail_charts import confusion_matrix, reliability
 from tl_experiments.report.details import Detail, detail
 from tl_experiments.report.figure import Figure
-from tl_experiments.report.overview import average_ranks
+from tl_experiments.report.overview import average_ranks, interquartile_means
 from tl_experiments.report.styles import styles
 
 MAX_ARMS = 8  # whose classes are shown, of a dataset
@@ -77,7 +77,10 @@ def all_figures(evidence: Evidence) -> list[Figure]:
     """Every figure of the report."""
     by_dataset = groups(evidence)
     overview = evidence.comparison.overview
-    found = [] if overview is None else list(average_ranks(overview, by_dataset[0].styles))
+    found = []
+    if overview is not None:
+        drawn = by_dataset[0].styles
+        found += [average_ranks(overview, drawn), interquartile_means(overview, drawn)]
     for group in by_dataset:
         found += [figure for _, figures in dataset_figures(group) for figure in figures]
         found += [figure for each in arm_details(group)[0] for figure in each.figures]
