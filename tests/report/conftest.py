@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -107,8 +108,8 @@ def write_sweep(
     for backbone in backbones:
         for strategy in arms:
             for seed in seeds:
-                job_id = f"job{len(jobs):04d}"
                 arm = {"dataset": dataset, "backbone": backbone, "head": "linear", "freeze_strategy": strategy}
+                job_id = hashlib.sha256(repr((arm, seed)).encode()).hexdigest()[:12]
                 skill = SKILL.get(strategy, 2.0) + 0.1 * rng.normal()
                 write_run(folder / job_id, arm, seed, classes=classes, items=items, skill=skill, notes=notes, rng=rng)
                 overrides = [f"backbone={backbone}", f"freeze_strategy={strategy.partition('(')[0]}", f"seed={seed}"]

@@ -55,7 +55,7 @@ def test_another_record_makes_another_report(sweep):
     main([str(sweep)])
     page = sweep / "comparison/report.html"
     before = page.read_text()
-    path = sweep / "job0000/record.json"
+    path = next(sweep.glob("*/record.json"))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"notes": ["something else"]}))
     main([str(sweep)])
     assert "something else" in page.read_text()

@@ -185,6 +185,7 @@ def test_several_datasets(make_sweep):
         page.texts["figcaption"]
     )
     assert headings.count("Confusion matrix") >= 3
+    assert page.texts["title"][0] == "one, three, two"  # in the order of the table
 
 
 def test_the_tests_behind_the_verdict(sweep, page):
