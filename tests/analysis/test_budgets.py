@@ -88,12 +88,11 @@ def test_the_front_is_that_of_a_search_over_all_pairs(seed):
 
 
 def test_a_row_says_where_it_is_not_dominated(make_record):
-    records = [make_record("full", seed, test=0.95, wall_clock_s=9.0, peak_memory_bytes=9) for seed in range(3)]
-    records += [
-        make_record("feature_extraction", seed, test=0.90, wall_clock_s=1.0, peak_memory_bytes=9) for seed in range(3)
-    ]
-    records += [
-        make_record("from_scratch", seed, test=0.80, wall_clock_s=9.0, peak_memory_bytes=5) for seed in range(3)
+    arms = {"full": (0.95, 9.0, 9), "feature_extraction": (0.90, 1.0, 9), "from_scratch": (0.80, 9.0, 5)}
+    records = [
+        make_record(name, seed, test=test, wall_clock_s=seconds, peak_memory_bytes=memory)
+        for name, (test, seconds, memory) in arms.items()
+        for seed in range(3)
     ]
     fronts = {name: row.not_dominated for name, row in rows_of(records).items()}
     assert fronts == {

@@ -16,6 +16,7 @@ from tl_experiments.analysis.results import Comparison
 from tl_experiments.analysis.statistics_tables import contrasts_csv, overview_csv
 from tl_experiments.analysis.tables import table_csv, table_markdown
 
+IN_LATEX = [r"\input{/etc/passwd}", "100% & more $x^2$", "#1~2", "{", "}", "[x]", "*", "a\\"]
 ARMS = {"full": 0.95, "feature_extraction": 0.9, "from_scratch": 0.7}
 
 
@@ -102,7 +103,9 @@ def test_several_datasets_in_csv_and_markdown(make_record):
     rows = read(overview_csv(comparison.overview))
     assert [row["freeze_strategy"] for row in rows] == list(ARMS)
     assert [float(row["average_rank"]) for row in rows] == [1, 2, 3]
-    assert {float(row["critical_difference"]) for row in rows} == {pytest.approx(2.343 * np.sqrt(12 / 18), abs=2e-3)}
+    assert [float(row["critical_difference"]) for row in rows] == pytest.approx(
+        [2.343 * np.sqrt(12 / 18)] * 3, abs=2e-3
+    )
     text = table_markdown(comparison)
     assert "## Over all datasets" in text
     assert "| full | 1.00 | 0.949 [0.94" in text
@@ -127,9 +130,7 @@ def test_latex_has_a_booktabs_table_with_the_recommended_arm_in_bold(comparison)
     assert r"feature\_extraction" in text
 
 
-@pytest.mark.parametrize(
-    "name", [*NASTY, r"\input{/etc/passwd}", "100% & more $x^2$", "#1~2", "{", "}", "[x]", "*", "a\\"]
-)
+@pytest.mark.parametrize("name", [*NASTY, *IN_LATEX])
 def test_names_do_no_harm_in_latex_and_csv(make_record, name):
     records = [
         make_record(strategy, seed, test=0.9 - seed / 100, arm={"dataset": name, "backbone": name, "head": head})
@@ -142,9 +143,8 @@ def test_names_do_no_harm_in_latex_and_csv(make_record, name):
     assert not any(c in text for c in "\x1b\x9b\r\t\u202e")
     # What is left without our own commands has no active character.
     bare = re.sub(r"\\[&%$#_{}]|\\text\w+\{\}|\\ldots\{\}|\$(\\pm|-|\\cdot)\$", "", text)
-    bare = re.sub(
-        r"\\(begin|end|caption|textbf)\b|\\(centering|toprule|midrule|bottomrule)$|\\\\$", "", bare, flags=re.M
-    )
+    ours = r"\\(begin|end|caption|textbf)\b|\\(centering|toprule|midrule|bottomrule)$|\\\\$"
+    bare = re.sub(ours, "", bare, flags=re.M)
     assert not set(bare) & set("\\$#%~^")
     assert bare.count("{") == bare.count("}")
     rows = [line for line in text.splitlines() if line.endswith(r" \\")]

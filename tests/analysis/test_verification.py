@@ -55,19 +55,30 @@ def test_what_float32_rounded_is_no_difference(sweep):
     assert compare(sweep).unverified == ()
 
 
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("trial", ["chosen", "other"])
-def test_one_edited_prediction_is_found_also_after_the_comparison_was_made(tmp_path, make_sweep, store_sweep, trial):
+def test_one_edited_prediction_is_found_also_after_the_comparison_was_made(
+    tmp_path, make_sweep, store_sweep, trial, whole
+):
     folder = store_sweep(tmp_path / "sweep", make_sweep({"full": 0.9}, seeds=range(3), factors=(0.3, 1.0)))
     (row,) = compare(folder).rows
     chosen = {run.record.job_id for run in evidence(folder).runs[row.arm]}
     job = next(job for job in sorted(folder.glob("job*")) if (job.name in chosen) == (trial == "chosen"))
     path = job / "predictions.parquet"
     table = pq.read_table(path)
-    cells = table["probabilities"].to_pylist()
-    cells[-1] = cells[-1][1:] + cells[-1][:1]
-    column = pa.array(cells, table["probabilities"].type)
-    pq.write_table(table.set_column(table.column_names.index("probabilities"), "probabilities", column), path)
-    with pytest.raises(UserError, match=rf"{job.name}: test .* in record\.json, .* by predictions\.parquet -> "):
+    cells, names = table["probabilities"].to_pylist(), table["prediction"].to_pylist()
+    if whole:  # another class, in both columns
+        cells[-1], names[-1] = cells[-1][1:] + cells[-1][:1], f"class {(int(names[-1][-1]) - 1) % 3}"
+    else:  # the same class, a little less sure
+        cells[-1] = [0.9 * p + 0.1 / 3 for p in cells[-1]]
+    for name, values in (("probabilities", cells), ("prediction", names)):
+        index = table.column_names.index(name)
+        table = table.set_column(index, name, pa.array(values, table[name].type))
+    pq.write_table(table, path)
+    metric = "accuracy" if whole else r"\w+"
+    with pytest.raises(
+        UserError, match=rf"{job.name}: test {metric} .* in record\.json, .* by predictions\.parquet -> "
+    ):
         compare(folder)
 
 
@@ -78,6 +89,19 @@ def test_a_prediction_whose_label_was_edited_is_found(sweep):
     labels[-1] = next(name for name in labels if name != labels[-1])
     pq.write_table(table.set_column(table.column_names.index("label"), "label", pa.array(labels)), path)
     with pytest.raises(UserError, match=r"job001: test accuracy is"):
+        compare(sweep)
+
+
+@pytest.mark.parametrize("row", [0, -1])
+def test_a_predicted_name_that_was_edited_is_found(sweep, row):
+    """The column for people: no number is computed from it, and it must say the same."""
+    path = sweep / "job001/predictions.parquet"
+    table = pq.read_table(path)
+    names = table["prediction"].to_pylist()
+    was, names[row] = names[row], next(name for name in names if name != names[row])
+    pq.write_table(table.set_column(table.column_names.index("prediction"), "prediction", pa.array(names)), path)
+    said = rf"job001/predictions\.parquet: 1 predictions .* {names[row]} instead of {was} for .* -> "
+    with pytest.raises(UserError, match=said):
         compare(sweep)
 
 

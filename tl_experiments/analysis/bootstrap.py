@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 9_999
+IMAGE_RESAMPLES = 1_999  # of many images, where a plain percentile is taken: 60 arms have 1,770 contrasts
 CONFIDENCE = 0.95
 _SEED = 0
 
@@ -22,7 +23,7 @@ def bca_of_mean(values: Sequence[float]) -> tuple[float, float]:
     """95% interval of the mean of independent values by the bias-corrected and accelerated bootstrap (Efron, 1987).
 
     Over few values it is narrower than the t interval, and covers less than it claims: with 5 values of a normal
-    distribution about 85%. It stands beside the t interval, which decides.
+    distribution 84%. It stands beside the t interval, which decides.
 
     Args:
         values: 3 or more that are not all equal.
@@ -52,7 +53,7 @@ def percentile_of_mean(values: NDArray[np.float64]) -> tuple[float, float]:
     """
     distinct, counts = np.unique(values, return_counts=True)
     n = len(values)
-    drawn = np.random.default_rng([_SEED, n]).multinomial(n, counts / n, RESAMPLES)
+    drawn = np.random.default_rng([_SEED, n]).multinomial(n, counts / n, IMAGE_RESAMPLES)
     low, high = np.quantile(drawn @ distinct / n, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
