@@ -16,7 +16,7 @@ from markupsafe import Markup
 from tl_experiments.analysis.arms import Arm
 from tl_experiments.analysis.columns import caption, explanation, job_name
 from tl_experiments.analysis.compare import Evidence
-from tl_experiments.analysis.results import Comparison, Row
+from tl_experiments.analysis.results import Comparison
 from tl_experiments.analysis.runs import FinishedRun
 from tl_experiments.analysis.wording import count, interval, plural, seconds, share, signed
 from tl_experiments.report import facts, stamp
@@ -42,24 +42,12 @@ def render(evidence: Evidence, pictures: Pictures) -> str:
         evidence: What is shown.
         pictures: Run and ids of images -> their small JPEGs or PNGs; missing ones are absent.
     """
-    comparison = evidence.comparison
     templates = _templates()
     css = Markup(templates.get_template("style.css").render(palette=PALETTE))
     js = Markup(templates.get_template("script.js").render())
-    found = groups(evidence)
-    album = _Album(pictures)
-    names = {arm: name for group in found for arm, name in group.names.items()}
-    styles = found[0].styles
-    several = len(found) > 1
-    full = {arm: f"{name} · {arm.dataset}" if several else name for arm, name in names.items()}
-    shown = columns(comparison.rows)
-    lines = [(row, commands(evidence.runs.get(row.arm, ()))) for row in comparison.rows]
-    sections = [("verdict", "Verdict"), ("arms", "Arms")]
-    sections += [("overview", "All datasets")] if comparison.overview else []
-    sections += [(f"data{number}", group.rows[0].arm.dataset) for number, group in enumerate(found)]
-    sections += [("reproduce", "Reproduce"), ("cost", "Cost"), ("environment", "Environment")]
-    sections += [("notes", "Notes")] if comparison.notes or comparison.lost_jobs else []
+    comparison, found, album = evidence.comparison, groups(evidence), _Album(pictures)
     runs = [run for row in comparison.rows for run in evidence.runs.get(row.arm, ())]
+    styles = found[0].styles
     return templates.get_template("report.html").render(
         title=_title(runs),
         subtitle=_subtitle(comparison, runs),
@@ -67,40 +55,72 @@ def render(evidence: Evidence, pictures: Pictures) -> str:
         stamp=stamp(comparison),
         css=css,
         js=js,
-        sections=sections,
+        sections=_sections(comparison, found),
         verdicts=[_verdict(group, comparison, styles) for group in found],
         warnings=comparison.warnings,
-        caption=caption(comparison.rows),
-        explanation=explanation(comparison.rows),
-        columns=shown,
-        strategy_column=next(place for place, column in enumerate(shown) if column.title == "freeze_strategy"),
-        rows=[
-            {
-                "cells": cells(row, shown), "key": key(styles[row.arm]), "anchor": f"arm{place}",
-                "tag": _tag(row), "class": "win" if row.recommended else "hurt" if row.negative_transfer else "",
-            }
-            for place, row in enumerate(comparison.rows)
-        ],
+        **_arms(comparison, styles),
         overview=_overview(comparison, styles),
         datasets=[_dataset(f"data{number}", group, comparison, album) for number, group in enumerate(found)],
-        reproduce=[
-            {"anchor": f"arm{place}", "key": key(styles[row.arm]), "name": full[row.arm], "lines": found_lines}
-            for place, (row, found_lines) in enumerate(lines)
-        ],
-        costs=facts.cost_rows(evidence.costs),
-        spent=[facts.spent_row(row, full[row.arm], evidence.runs.get(row.arm, ())) for row in comparison.rows],
-        environments=facts.environments(runs),
-        data_facts=facts.data_rows(runs),
-        weights=facts.weight_rows(runs),
-        notes=comparison.notes,
-        lost=[
-            (job_name(job), job.state, job.cause, job.log or "", "" if job.seconds is None else seconds(job.seconds))
-            for job in comparison.lost_jobs
-        ],
+        **_appendix(evidence, found, runs),
         n_runs=plural(len(runs), "run"),
         # contrasts grow with the square of the arms: they stand in comparison.json
         comparison={key: value for key, value in json.loads(comparison.to_json()).items() if key != "contrasts"},
-    )  # fmt: skip
+    )
+
+
+def _sections(comparison: Comparison, found: Sequence[Group]) -> list[tuple[str, str]]:
+    """Anchors and names, in the order of the page."""
+    overview = [("overview", "All datasets")] if comparison.overview else []
+    datasets = [(f"data{number}", group.rows[0].arm.dataset) for number, group in enumerate(found)]
+    notes = [("notes", "Notes")] if comparison.notes or comparison.lost_jobs else []
+    end = [("reproduce", "Reproduce"), ("cost", "Cost"), ("environment", "Environment")]
+    return [("verdict", "Verdict"), ("arms", "Arms"), *overview, *datasets, *end, *notes]
+
+
+def _arms(comparison: Comparison, styles: Mapping[Arm, Style]) -> dict[str, Any]:
+    """The table of arms; each row leads to its command."""
+    shown = columns(comparison.rows)
+    return {
+        "caption": caption(comparison.rows),
+        "explanation": explanation(comparison.rows),
+        "columns": shown,
+        "strategy_column": [column.title for column in shown].index("freeze_strategy"),
+        "rows": [
+            {
+                "cells": cells(row, shown),
+                "key": key(styles[row.arm]),
+                "anchor": f"arm{place}",
+                "tag": "recommended" if row.recommended else "negative transfer" if row.negative_transfer else "",
+                "class": "win" if row.recommended else "",
+            }
+            for place, row in enumerate(comparison.rows)
+        ],
+    }
+
+
+def _appendix(evidence: Evidence, found: Sequence[Group], runs: Sequence[FinishedRun]) -> dict[str, Any]:
+    """How to make the rows again, what they cost and rest on, and what is in no row."""
+    comparison, styles = evidence.comparison, found[0].styles
+    named = {arm: name for group in found for arm, name in group.names.items()}
+    if len(found) > 1:
+        named = {arm: f"{name} · {arm.dataset}" for arm, name in named.items()}
+    own = [(row, named[row.arm], evidence.runs.get(row.arm, ())) for row in comparison.rows]
+    return {
+        "reproduce": [
+            {"anchor": f"arm{place}", "key": key(styles[row.arm]), "name": name, "lines": commands(of_arm)}
+            for place, (row, name, of_arm) in enumerate(own)
+        ],
+        "costs": facts.cost_rows(evidence.costs),
+        "spent": [facts.spent_row(row, name, of_arm) for row, name, of_arm in own],
+        "environments": facts.environments(runs),
+        "data_facts": facts.data_rows(runs),
+        "weights": facts.weight_rows(runs),
+        "notes": comparison.notes,
+        "lost": [
+            (job_name(job), job.state, job.cause, job.log or "", "" if job.seconds is None else seconds(job.seconds))
+            for job in comparison.lost_jobs
+        ],
+    }
 
 
 class _Album:
@@ -148,10 +168,6 @@ def _subtitle(comparison: Comparison, runs: Sequence[FinishedRun]) -> str:
     datasets = len(comparison.verdicts)
     lost = f", {plural(len(comparison.lost_jobs), 'job')} lost" if comparison.lost_jobs else ""
     return f"{plural(datasets, 'dataset')}, {plural(len(comparison.rows), 'arm')}, {plural(len(runs), 'run')}{lost}"
-
-
-def _tag(row: Row) -> str:
-    return "recommended" if row.recommended else "negative transfer" if row.negative_transfer else ""
 
 
 def _verdict(group: Group, comparison: Comparison, styles: Mapping[Arm, Style]) -> dict[str, Any]:
