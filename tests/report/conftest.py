@@ -70,12 +70,15 @@ def write_run(
         work={"images_decoded": 100, "images_encoded": 0, "cached_phases": [], "together": 1},
     )  # fmt: skip
     record.write(folder)
-    rows = [(split, *row) for split, each in found.items()
-            for row in zip(each.items, (classes[label] for label in each.labels), each.probabilities.tolist(),
-                           strict=True)]  # fmt: skip
-    columns = [pa.array([row[place] for row in rows]) for place in range(3)]
-    probabilities = pa.array([row[3] for row in rows], pa.list_(pa.float32()))
-    table = pa.table([*columns, probabilities], names=["split", "item", "label", "probabilities"])
+    columns: dict[str, Any] = {"split": [], "item": [], "label": [], "prediction": [], "probabilities": []}
+    for split, each in found.items():
+        columns["split"] += [split] * len(each.items)
+        columns["item"] += each.items
+        columns["label"] += [classes[label] for label in each.labels]
+        columns["prediction"] += [classes[label] for label in each.predicted]
+        columns["probabilities"] += each.probabilities.tolist()
+    columns["probabilities"] = pa.array(columns["probabilities"], pa.list_(pa.float32()))
+    table = pa.table(columns)
     pq.write_table(table.replace_schema_metadata({"classes": json.dumps(list(classes))}), folder / PREDICTIONS_FILE)
     best = metrics["val"]["accuracy"]
     lines = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ def pictures(config: Mapping[str, Any], items: Sequence[str], side: int = SIDE) 
         absent, all of them where the dataset itself is gone.
     """
     try:
-        source = open_source(typed(TrainConfig, config).dataset)
+        # what cannot be decoded is left out below, image by image, instead of decoding all to find it
+        source = open_source(replace(typed(TrainConfig, config).dataset, on_bad="error"))
     except (UserError, OSError):
         return {}
     wanted = set(items)
