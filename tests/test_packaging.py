@@ -32,6 +32,17 @@ def test_every_config_file_is_in_it(unpacked):
     assert not (unpacked / "tests").exists()
 
 
+def test_the_report_is_made_from_it(unpacked, tmp_path):
+    code = (
+        "import tl_experiments.report.page as p; print(p.__file__);"
+        "[p._templates().get_template(n) for n in ('report.html', 'macros.html', 'style.css', 'script.js')]"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(str(unpacked))
+
+
 def test_a_sweep_is_composed_from_it(unpacked, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}
     where = [sys.executable, "-c", "import tl_experiments, hydra_plugins.tl_experiments as p; print(p.__file__)"]

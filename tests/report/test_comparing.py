@@ -1,0 +1,104 @@
+"""``tl compare``: what it prints and writes, and what it leaves alone."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from PIL import Image
+
+from tl_experiments.analysis import compare
+from tl_experiments.commands.comparing import main
+
+
+@pytest.fixture
+def sweep(make_sweep):
+    return make_sweep(arms=("full", "from_scratch"))
+
+
+def test_it_prints_the_verdict_and_where_the_report_is(sweep, capsys):
+    assert main([str(sweep)]) == 0
+    printed = capsys.readouterr().out
+    assert "Verdict" in printed
+    assert printed.splitlines()[-1] == f"report: {sweep / 'comparison' / 'report.html'}"
+    assert (sweep / "comparison/report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_nothing_is_made_again_and_nothing_heavy_imported(sweep):
+    main([str(sweep)])
+    before = (sweep / "comparison/report.html").stat().st_mtime_ns
+    heavy = ["torch", "matplotlib", "scipy", "numpy", "pyarrow", "jinja2", "PIL"]
+    code = (
+        "import sys; from tl_experiments.commands.comparing import main; main([sys.argv[1]]);"
+        f"print('heavy:', *sorted({set(heavy)!r} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(sweep)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy:"
+    assert (sweep / "comparison/report.html").stat().st_mtime_ns == before
+
+
+def test_the_first_report_imports_neither_torch_nor_matplotlib(sweep):
+    code = (
+        "import sys; from tl_experiments.commands.comparing import main; main([sys.argv[1]]);"
+        "print('heavy:', *sorted({'torch', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(sweep)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "heavy:"
+
+
+def test_another_record_makes_another_report(sweep):
+    main([str(sweep)])
+    page = sweep / "comparison/report.html"
+    before = page.read_text()
+    path = next(sweep.glob("*/record.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"notes": ["something else"]}))
+    main([str(sweep)])
+    assert "something else" in page.read_text()
+    assert "something else" not in before
+
+
+def test_a_damaged_report_is_made_again(sweep):
+    main([str(sweep)])
+    page = sweep / "comparison/report.html"
+    whole = page.read_bytes()
+    page.write_bytes(b"\xff\xfe")
+    main([str(sweep)])
+    assert page.read_bytes() == whole
+
+
+def test_formats(sweep, capsys):
+    printed = {}
+    for name in ("csv", "markdown", "latex", "html"):
+        assert main([str(sweep), "--format", name]) == 0
+        printed[name] = capsys.readouterr().out
+    rows = list(csv.DictReader(io.StringIO(printed["csv"])))
+    assert [float(row["test_accuracy"]) for row in rows] == [row.test_accuracy.mean for row in compare(sweep).rows]
+    assert printed["markdown"].startswith("# Comparison")
+    assert "\\begin{tabular}" in printed["latex"]
+    assert printed["html"] == (sweep / "comparison/report.html").read_text()
+
+
+def test_every_figure_as_png_and_svg(sweep, capsys):
+    assert main([str(sweep), "--figures"]) == 0
+    folder = sweep / "comparison/figures"
+    names = {path.stem for path in folder.glob("*.png")}
+    assert names == {path.stem for path in folder.glob("*.svg")}
+    assert {"accuracy", "gains", "curves-epochs", "curves-seconds", "confusion", "calibration"} <= names
+    assert {"pareto-seconds", "pareto-trained", "pareto-memory"} <= names
+    assert capsys.readouterr().err == f"figures: {2 * len(names)} files in {folder}\n"
+    for path in folder.iterdir():
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                image.load()
+                assert min(image.size) > 300
+        else:
+            assert ElementTree.parse(path).getroot().tag.endswith("svg")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "of-an-earlier-comparison.png").write_bytes(b"")
+    main([str(sweep), "--figures"])
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
