@@ -26,7 +26,7 @@ def sentence(records):
 
 def decision(records):
     arms = group_arms(records)
-    return decide(arms, estimate(list(arms[0].by_seed("test", "accuracy").values())))
+    return decide(arms, estimate(list(arms[0].by_pair("test", "accuracy").values())))
 
 
 FULL = [0.960, 0.965, 0.961, 0.962]

@@ -10,16 +10,45 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from tl_experiments.records import NOT_IN_THE_RESULT, RunRecord
 
 CONTROL = "from_scratch"
 MIN_SEEDS = 3  # below this many shared seeds nothing is called better
 
-# Beside what changes no result, what varies by design: the seed over the runs of a trial; the data's root and the path
-# of the weights, for which fingerprint and hash stand on every machine.
-NOT_A_TRIAL = NOT_IN_THE_RESULT | {"seed", "dataset.root", "backbone.weights"}
+# Beside what changes no result, what varies by design: seed and split over the runs of a trial; the data's root and the
+# path of the weights, for which fingerprint and hash stand on every machine; the further test sets, which no run learns
+# from.
+NOT_A_TRIAL = NOT_IN_THE_RESULT | {
+    *("seed", "dataset.fold", "dataset.split_seed"),
+    *("dataset.root", "dataset.tests", "backbone.weights"),
+}
+
+
+class Pair(NamedTuple):
+    """What two runs of different arms must share to be compared with each other.
+
+    Args:
+        seed: Of head, data order and label subset.
+        fold: Which fold is test; 0 without folds.
+        split_seed: Of the splits that are made, by folds or where the data has none of its own.
+    """
+
+    seed: int
+    fold: int
+    split_seed: int
+
+    @property
+    def split(self) -> tuple[int, int]:
+        """What decides which images are test, and so over which images pairs overlap."""
+        return self.split_seed, self.fold
+
+
+def pair_of(record: RunRecord) -> Pair:
+    """The pair that a run belongs to; records from before there were folds have fold 0."""
+    dataset = record.config["dataset"]
+    return Pair(record.seed, int(dataset.get("fold", 0)), int(dataset.get("split_seed", 0)))
 
 
 @dataclass(frozen=True, order=True)
@@ -48,7 +77,7 @@ class ArmRuns:
 
     Args:
         arm: The labels.
-        trials: Trial key -> its runs, in order of seed.
+        trials: Trial key -> its runs, in order of their pairs.
         chosen: Key of the chosen trial.
     """
 
@@ -58,13 +87,18 @@ class ArmRuns:
 
     @property
     def runs(self) -> tuple[RunRecord, ...]:
-        """Runs of the chosen trial, in order of seed."""
+        """Runs of the chosen trial, in order of seed, fold and split."""
         return self.trials[self.chosen]
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds of the chosen trial."""
-        return tuple(run.seed for run in self.runs)
+        """Seeds of the chosen trial, each once."""
+        return tuple(dict.fromkeys(run.seed for run in self.runs))
+
+    @property
+    def splits(self) -> tuple[tuple[int, int], ...]:
+        """Splits of the chosen trial, each once; more than one with folds or with several split seeds."""
+        return tuple(dict.fromkeys(pair_of(run).split for run in self.runs))
 
     @property
     def transfers(self) -> bool:
@@ -81,17 +115,17 @@ class ArmRuns:
         """Dataset, name of the architecture and head: arms that share it differ in weights and freezing only."""
         return self.arm.dataset, str(self.runs[0].config["backbone"]["name"]), self.arm.head
 
-    def by_seed(self, split: str, metric: str) -> dict[int, float]:
-        """Seed -> metric, of the chosen trial."""
-        return {run.seed: run.metrics[split][metric] for run in self.runs}
+    def by_pair(self, split: str, metric: str) -> dict[Pair, float]:
+        """Pair -> metric, of the chosen trial."""
+        return {pair_of(run): run.metrics[split][metric] for run in self.runs}
 
     def mean(self, split: str, metric: str) -> float:
-        """Mean over the seeds of the chosen trial."""
-        return fmean(self.by_seed(split, metric).values())
+        """Mean over the runs of the chosen trial."""
+        return fmean(self.by_pair(split, metric).values())
 
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted key -> value as JSON, of everything in a config that changes the result, save the seed."""
+    """Dotted key -> value as JSON, of everything in a config that changes the result, save seed and split."""
     settings: dict[str, str] = {}
 
     def walk(node: Mapping[str, Any], prefix: str) -> None:
@@ -111,7 +145,7 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def trial_key(record: RunRecord) -> str:
-    """Canonical JSON of the settings that make a trial: runs of an arm with equal keys differ in the seed only."""
+    """Canonical JSON of the settings that make a trial: runs of an arm with equal keys differ in seed and split."""
     return json.dumps(flat_settings(record.config), sort_keys=True)
 
 
@@ -122,9 +156,10 @@ def val_rank(runs: Iterable[RunRecord]) -> tuple[float, float]:
 
 
 def choose_trial(trials: Mapping[str, Sequence[RunRecord]]) -> str:
-    """Key of the trial with the best mean val accuracy among those that ran the most seeds.
+    """Key of the trial with the best mean val accuracy among those that ran the most pairs of seed and split.
 
-    A trial that lost a seed is not chosen over a complete one: its mean is over easier or fewer runs.
+    A trial that lost a seed is not chosen over a complete one: its mean is over easier or fewer runs. Where trials were
+    tuned on one seed, the one that went on to all of them is the one that was chosen.
     Ties go to the lower mean val NLL, then to the smaller key.
     """
     most = max(len(runs) for runs in trials.values())
@@ -135,19 +170,19 @@ def choose_trial(trials: Mapping[str, Sequence[RunRecord]]) -> str:
 def group_arms(records: Iterable[RunRecord]) -> tuple[ArmRuns, ...]:
     """Group runs into arms and choose a trial for each, ordered by dataset and within it by val, best first.
 
-    Arms with fewer than 3 seeds stand behind those that have them. Of two runs of one arm, trial and seed the first
+    Arms with fewer than 3 seeds stand behind those that have them. Of two runs of one arm, trial and pair the first
     counts.
     """
-    grouped: dict[Arm, dict[str, dict[int, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
+    grouped: dict[Arm, dict[str, dict[Pair, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
     runs_of = list(records)
-    dataset = _told_apart([(run.arm["dataset"], run.data["fingerprint"]) for run in runs_of])
-    backbone = _told_apart([(run.arm["backbone"], run.weights.get("sha256")) for run in runs_of])
+    dataset = _told_apart([(run.arm["dataset"], pair_of(run).split, run.data["fingerprint"]) for run in runs_of])
+    backbone = _told_apart([(run.arm["backbone"], None, run.weights.get("sha256")) for run in runs_of])
     for number, record in enumerate(runs_of):
         arm = Arm(dataset[number], backbone[number], record.arm["head"], record.arm["freeze_strategy"])
-        grouped[arm][trial_key(record)].setdefault(record.seed, record)
+        grouped[arm][trial_key(record)].setdefault(pair_of(record), record)
     arms = []
     for arm, by_key in grouped.items():
-        trials = {key: tuple(runs[seed] for seed in sorted(runs)) for key, runs in sorted(by_key.items())}
+        trials = {key: tuple(runs[pair] for pair in sorted(runs)) for key, runs in sorted(by_key.items())}
         arms.append(ArmRuns(arm, trials, choose_trial(trials)))
     return tuple(sorted(arms, key=_rank))
 
@@ -167,10 +202,15 @@ def _rank(runs: ArmRuns) -> tuple[str, bool, float, float, Arm]:
     return runs.arm.dataset, len(runs.seeds) < MIN_SEEDS, *val_rank(runs.runs), runs.arm
 
 
-def _told_apart(labels: Sequence[tuple[str, str | None]]) -> list[str]:
-    """Labels; one that stands for several contents, such as a folder of replaced images, gets the start of a hash."""
-    contents: dict[str, set[str | None]] = defaultdict(set)
-    for label, content in labels:
-        contents[label].add(content)
-    several = {label for label, found in contents.items() if len(found - {None}) > 1}
-    return [f"{label} #{content[:6]}" if content and label in several else label for label, content in labels]
+def _told_apart(labels: Sequence[tuple[str, object, str | None]]) -> list[str]:
+    """Labels; one that stands for several contents, such as a folder of replaced images, gets the start of a hash.
+
+    Args:
+        labels: Label, under which circumstances contents must be equal, content. The fingerprint of a dataset covers
+            its splits, so it may differ between two folds, but not within one.
+    """
+    contents: dict[tuple[str, object], set[str | None]] = defaultdict(set)
+    for label, where, content in labels:
+        contents[label, where].add(content)
+    several = {label for (label, _), found in contents.items() if len(found - {None}) > 1}
+    return [f"{label} #{content[:6]}" if content and label in several else label for label, _, content in labels]

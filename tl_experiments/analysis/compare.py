@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from tl_experiments.analysis.comparison import compare_records
-from tl_experiments.analysis.folders import Found, find, load
+from tl_experiments.analysis.arms import Arm
+from tl_experiments.analysis.folders import Found, find
 from tl_experiments.analysis.results import Comparison
 from tl_experiments.analysis.tables import table_csv, table_markdown
-from tl_experiments.analysis.terminal import show
 from tl_experiments.errors import UserError
 from tl_experiments.records import remove_stale_temporaries, write_atomically
 
-__all__ = ["compare", "show"]
+if TYPE_CHECKING:
+    from tl_experiments.analysis.runs import FinishedRun
 
 COMPARISON_FOLDER = "comparison"
 COMPARISON_FILE, CSV_FILE, MARKDOWN_FILE = "comparison.json", "table.csv", "table.md"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A comparison with the runs that it rests on, for who wants to show more than its numbers.
+
+    Args:
+        comparison: What ``compare`` returns.
+        runs: Arm -> the runs of its chosen trial, in order of seed, fold and split.
+        costs: What the commands of the sweeps cost, predicted and actual, as their ``sweep.json`` has it.
+    """
+
+    comparison: Comparison
+    runs: Mapping[Arm, tuple[FinishedRun, ...]]
+    costs: tuple[Mapping[str, Any], ...]
 
 
 def compare(*folders: Path | str) -> Comparison:
@@ -30,21 +47,48 @@ def compare(*folders: Path | str) -> Comparison:
     Raises:
         UserError: A folder holds no record or its ``sweep.json`` is damaged.
     """
+    return _compared(*_found(folders))
+
+
+def evidence(*folders: Path | str) -> Evidence:
+    """``compare``, and the runs behind it; their predictions and curves are read when they are asked for.
+
+    Args:
+        folders: As of ``compare``.
+
+    Raises:
+        UserError: As of ``compare``.
+    """
+    from tl_experiments.analysis.comparison import chosen_runs
+    from tl_experiments.analysis.runs import load
+
+    found, target = _found(folders)
+    comparison = _compared(found, target)
+    runs, _ = load(found)
+    return Evidence(comparison, chosen_runs(runs), found.costs)
+
+
+def _found(folders: tuple[Path | str, ...]) -> tuple[Found, Path]:
     if not folders:
         raise UserError("compare", "0 folders, expected 1 or more", "give the folder of a sweep, outputs/<name>")
     # Twice the same folder is once: its runs must not count as more evidence.
     paths = list(dict.fromkeys(Path(folder) for folder in folders))
-    found = find(paths)
-    target = paths[0] / COMPARISON_FOLDER
+    return find(paths), paths[0] / COMPARISON_FOLDER
+
+
+def _compared(found: Found, target: Path) -> Comparison:
     stored = _stored(target, found.key)
     return stored if stored is not None else _compute(found, target)
 
 
 def _compute(found: Found, target: Path) -> Comparison:
-    records, lost = load(found)
-    if lost and not records and all(job["state"] == "debug" for job in lost):
+    from tl_experiments.analysis.comparison import compare_records
+    from tl_experiments.analysis.runs import load
+
+    runs, lost = load(found)
+    if lost and not runs and all(job["state"] == "debug" for job in lost):
         raise UserError(str(target.parent), "only debug runs, whose numbers are no result", "run without debug=")
-    comparison = replace(compare_records(records, lost), key=found.key)
+    comparison = replace(compare_records([run.record for run in runs], lost), key=found.key)
     # The JSON comes last: where it stands, the tables of the same key stand too.
     remove_stale_temporaries(target)
     write_atomically(target / CSV_FILE, table_csv(comparison))

@@ -12,6 +12,7 @@ from typing import Any
 from tl_experiments.analysis.arms import MIN_SEEDS, Arm, ArmRuns, control_of, differs, group_arms
 from tl_experiments.analysis.caveats import CHECKS, lost_warning
 from tl_experiments.analysis.results import Comparison, LostJob, Row, Verdict
+from tl_experiments.analysis.runs import FinishedRun
 from tl_experiments.analysis.sentence import verdict_sentence
 from tl_experiments.analysis.settings import chosen_settings
 from tl_experiments.analysis.statistics import Estimate, estimate, paired_test
@@ -69,6 +70,15 @@ def compare_records(records: Iterable[RunRecord], jobs: Iterable[Mapping[str, An
     )
 
 
+def chosen_runs(runs: Iterable[FinishedRun]) -> dict[Arm, tuple[FinishedRun, ...]]:
+    """Arm -> the runs of the trial that val chose, in order of seed, fold and split; without those that diverged."""
+    by_job: dict[str, FinishedRun] = {}
+    for run in sorted(runs, key=lambda run: run.record.job_id):
+        by_job.setdefault(run.record.job_id, run)
+    arms = group_arms(run.record for run in by_job.values() if not _not_finite(run.record))
+    return {arm.arm: tuple(by_job[record.job_id] for record in arm.runs) for arm in arms}
+
+
 def arm_names(arms: Sequence[Arm]) -> dict[Arm, str]:
     """Arm -> its strategy, with the backbone and the head where these differ: ``full (resnet10t)``."""
     varying = [key for key in ("backbone", "head") if differs(arms, key)]
@@ -110,14 +120,14 @@ def _row(runs: ArmRuns, group: Sequence[ArmRuns], decision: Decision, settings: 
 
 
 def _test_accuracy(runs: ArmRuns) -> Estimate:
-    return estimate(list(runs.by_seed("test", "accuracy").values()))
+    return estimate(list(runs.by_pair("test", "accuracy").values()))
 
 
 def _transfer_gain(runs: ArmRuns, group: Sequence[ArmRuns]) -> Estimate | None:
     control = control_of(runs, group)
     if control is None or runs.is_control:
         return None
-    test = paired_test(runs.by_seed("test", "accuracy"), control.by_seed("test", "accuracy"))
+    test = paired_test(runs.by_pair("test", "accuracy"), control.by_pair("test", "accuracy"))
     return None if test is None else test.difference
 
 

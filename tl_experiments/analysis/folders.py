@@ -11,9 +11,10 @@ from typing import Any
 
 from tl_experiments.analysis.results import COMPARISON_VERSION
 from tl_experiments.errors import UserError
-from tl_experiments.records import RECORD_FILE, SCHEMA_VERSION, RunRecord
+from tl_experiments.records import RECORD_FILE, SCHEMA_VERSION
 
 SWEEP_FILE = "sweep.json"
+PREDICTIONS_FILE = "predictions.parquet"  # metrics.stored has it too, beside numpy: a stored comparison needs no numpy
 _JOB_KEYS = frozenset({"id", "overrides", "state", "cause", "log", "seconds"})
 
 
@@ -23,18 +24,25 @@ class Found:
 
     Args:
         records: Folder of a finished job -> sha256 of its record's bytes, in the order of the folders.
+        predictions: Folder of a finished job -> size and time of change of its predictions; null where it has none.
         jobs: Entries of every ``sweep.json``; one that is ``ok`` without a record is ``unreadable`` here.
+        costs: What the commands of the sweeps cost, predicted and actual, as their ``sweep.json`` has it.
     """
 
     records: Mapping[Path, str]
+    predictions: Mapping[Path, tuple[int, int] | None]
     jobs: tuple[Mapping[str, Any], ...]
+    costs: tuple[Mapping[str, Any], ...]
 
     @property
     def key(self) -> str:
-        """Changes with any record, with how any job ended, and with the version of the comparison."""
+        """Changes with any record or its predictions, with how any job ended, and with the version of the comparison.
+
+        Predictions are large: like ``make``, it trusts their size and time of change rather than read them again.
+        """
         content = [
             [SCHEMA_VERSION, COMPARISON_VERSION],
-            sorted((folder.name, digest) for folder, digest in self.records.items()),
+            sorted(json.dumps([job.name, digest, self.predictions[job]]) for job, digest in self.records.items()),
             sorted(json.dumps([job["id"], job["state"], job["cause"], job["log"]]) for job in self.jobs),
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
@@ -48,8 +56,10 @@ def find(folders: Sequence[Path]) -> Found:
     """
     records: dict[Path, str] = {}
     jobs: list[Mapping[str, Any]] = []
+    costs: list[Mapping[str, Any]] = []
     for folder in folders:
-        entries = _entries(folder)
+        entries, paid = _sweep(folder)
+        costs += paid
         digests = {job: digest for job in _job_folders(folder, entries) if (digest := _digest(job))}
         if not digests:
             raise _no_record(folder, entries)
@@ -58,47 +68,26 @@ def find(folders: Sequence[Path]) -> Found:
         for entry in entries or ():
             missing = entry["state"] == "ok" and entry["id"] not in there
             jobs.append({**entry, "state": "unreadable", "cause": f"no {RECORD_FILE}"} if missing else entry)
-    return Found(records, tuple(jobs))
+    return Found(records, {job: _stat(job / PREDICTIONS_FILE) for job in records}, tuple(jobs), tuple(costs))
 
 
-def load(found: Found) -> tuple[list[RunRecord], list[Mapping[str, Any]]]:
-    """Read the records; a damaged one becomes an ``unreadable`` job, so that it costs only itself.
-
-    A job that ended in several folders is listed once, and not at all among the lost if one of them has its record.
-    """
-    records, unreadable = [], {}
-    for folder in found.records:
-        try:
-            records.append(RunRecord.read(folder))
-        except UserError as error:
-            unreadable[folder.name] = str(error)
-    jobs = {str(job["id"]): job for job in found.jobs if job["state"] != "ok"}
-    listed = {str(job["id"]): job for job in found.jobs}
-    empty: Mapping[str, Any] = {"overrides": [], "log": None, "seconds": None}
-    for name, cause in unreadable.items():
-        jobs[name] = {**empty, **listed.get(name, {}), "id": name, "state": "unreadable", "cause": cause}
-    for record in [record for record in records if record.is_debug_run]:
-        records.remove(record)
-        cause = "a debug run, whose numbers are no result"
-        jobs[record.job_id] = {
-            **empty, **listed.get(record.job_id, {}), "id": record.job_id, "state": "debug", "cause": cause
-        }  # fmt: skip
-    done = {record.job_id for record in records}
-    return records, [job for name, job in jobs.items() if name not in done]
-
-
-def _entries(folder: Path) -> list[Mapping[str, Any]] | None:
+def _sweep(folder: Path) -> tuple[list[Mapping[str, Any]] | None, list[Mapping[str, Any]]]:
+    """Entries and costs of a sweep; no entries where there is no ``sweep.json``."""
     path = folder / SWEEP_FILE
     if not path.is_file():
-        return None
+        return None, []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["jobs"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries: list[Mapping[str, Any]] = list(content["jobs"])
+        costs: list[Mapping[str, Any]] = [
+            dict(cost) for cost in content["plan"].get("costs", ())
+        ]  # sweeps of old have none
         incomplete = [entry for entry in entries if not entry.keys() >= _JOB_KEYS]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(str(path), f"not readable ({error})", "run the same command again to write it anew") from None
     if incomplete:
         raise UserError(str(path), f"a job without {sorted(_JOB_KEYS - incomplete[0].keys())}", "run the command again")
-    return list(entries)
+    return entries, costs
 
 
 def _job_folders(folder: Path, entries: Sequence[Mapping[str, Any]] | None) -> list[Path]:
@@ -116,6 +105,14 @@ def _digest(folder: Path) -> str | None:
         return hashlib.sha256((folder / RECORD_FILE).read_bytes()).hexdigest()
     except OSError:
         return None
+
+
+def _stat(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def _no_record(folder: Path, entries: Sequence[Mapping[str, Any]] | None) -> UserError:

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 CONFIDENCE = 0.95
 ROUNDING = 1e-12  # differences of accuracies below this are floating-point noise: 1 image in a million is 1e-6
@@ -83,15 +84,15 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(n=n, mean=mean, sd=sd, low=mean - margin, high=mean + margin)
 
 
-def paired_test(first: Mapping[int, float], second: Mapping[int, float]) -> PairedTest | None:
-    """Paired t-test of ``first`` less ``second`` over the seeds they share; null where they share none.
+def paired_test(first: Mapping[Any, float], second: Mapping[Any, float]) -> PairedTest | None:
+    """Paired t-test of ``first`` less ``second`` over the keys they share; null where they share none.
 
     Differences that are all equal have no spread to test against: p is 1 where they are 0, and elsewhere that of the
     exact sign-flip test, 2 ** (1 - n), so that three equal differences are no proof.
 
     Args:
-        first: Seed -> value.
-        second: Seed -> value.
+        first: Seed, or seed and split -> value.
+        second: As ``first``.
     """
     seeds = sorted(first.keys() & second.keys())
     if not seeds:

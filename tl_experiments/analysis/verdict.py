@@ -78,8 +78,8 @@ def decide(arms: Sequence[ArmRuns], test_accuracy: Estimate) -> Decision:
 
 
 def _contrasts(best: ArmRuns, others: Sequence[ArmRuns]) -> tuple[Contrast, ...]:
-    mine = best.by_seed("test", "accuracy")
-    tests = [paired_test(mine, other.by_seed("test", "accuracy")) for other in others]
+    mine = best.by_pair("test", "accuracy")
+    tests = [paired_test(mine, other.by_pair("test", "accuracy")) for other in others]
     # Only comparisons that can be tested enter the family: the others take part in no decision.
     tested = {
         index: test.p_value
