@@ -1,16 +1,15 @@
-"""The run of a sweep that one would use: chosen on val alone, arm, trial and seed."""
+"""The run of a sweep that one would use: arm, trial, and which of its runs, all chosen on val."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from tl_experiments.analysis.arms import group_arms, val_rank
-from tl_experiments.analysis.comparison import arm_names
-from tl_experiments.analysis.folders import find, load
+from tl_experiments.analysis.arms import val_rank
+from tl_experiments.analysis.comparison import arm_names, chosen_runs
+from tl_experiments.analysis.folders import find
+from tl_experiments.analysis.runs import load
 from tl_experiments.errors import UserError
-from tl_experiments.records import RunRecord
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Winner:
 
 
 def winner(folder: Path, seed: int | None = None) -> Winner:
-    """The run that val chose in a sweep: of the recommended arm the chosen trial, and of that the best seed.
+    """The run that val chose in a sweep: of the recommended arm the chosen trial, and of that the best run.
 
     Args:
         folder: Of the sweep.
@@ -36,30 +35,22 @@ def winner(folder: Path, seed: int | None = None) -> Winner:
     Raises:
         UserError: The sweep has no usable run, none of that seed, or several datasets.
     """
-    found = find([folder])
-    records, _ = load(found)
-    usable = [record for record in records if all(map(math.isfinite, record.metrics["val"].values()))]
-    if not usable:
-        raise UserError(str(folder), "no run with finite numbers", "run the sweep again, or name the folder of a run")
-    arms = group_arms(usable)
-    datasets = list(dict.fromkeys(arm.arm.dataset for arm in arms))
+    runs, _ = load(find([folder]))
+    by_arm = chosen_runs(runs)  # best on val first
+    if not by_arm:
+        raise UserError(str(folder), "no usable run", "run the sweep again, or name the folder of a run")
+    datasets = list(dict.fromkeys(arm.dataset for arm in by_arm))
     if len(datasets) > 1:
         what = f"a sweep over {len(datasets)} datasets ({', '.join(datasets)}), expected one"
         raise UserError(str(folder), what, "name the folder of one of its runs")
-    best = arms[0]
-    runs = sorted(best.runs, key=lambda run: (*val_rank([run]), run.seed))
-    chosen = next((run for run in runs if seed in (None, run.seed)), None)
-    name = arm_names([arm.arm for arm in arms])[best.arm]
-    if chosen is None:
-        seeds = ", ".join(str(run.seed) for run in best.runs)
-        raise UserError("--seed", f"{name}, which val chose, has no run of seed {seed}", f"it has {seeds}")
-    val = chosen.metrics["val"]["accuracy"]
-    of = f"of {len(arms)} arms " if len(arms) > 1 else ""
-    how = "" if seed is not None or len(runs) == 1 else f", the best of {len(runs)} on val"
-    reason = f"{name} {of}by val, seed {chosen.seed}{how} (val accuracy {val:.4f})"
-    return Winner(_folder_of(chosen, tuple(found.records)), reason)
-
-
-def _folder_of(record: RunRecord, folders: tuple[Path, ...]) -> Path:
-    by_name = [folder for folder in folders if folder.name == record.job_id]
-    return by_name[0] if by_name else next(one for one in folders if RunRecord.read(one).job_id == record.job_id)
+    best, candidates = next(iter(by_arm.items()))
+    name = arm_names(list(by_arm))[best]
+    allowed = [run for run in candidates if seed is None or run.record.seed == seed]
+    if not allowed:
+        seeds = ", ".join(str(run.record.seed) for run in candidates)
+        raise UserError("--seed", f"{name}, which val chose, has no run of seed {seed}", f"choose one of {seeds}")
+    chosen = min(allowed, key=lambda run: (*val_rank([run.record]), run.record.seed, run.record.job_id))
+    of_arms = f" of {len(by_arm)} arms by val" if len(by_arm) > 1 else ""
+    of_runs = f", the best of {len(allowed)} on val" if len(allowed) > 1 else ""
+    val = chosen.record.metrics["val"]["accuracy"]
+    return Winner(chosen.folder, f"{name}{of_arms}, seed {chosen.record.seed}{of_runs} (val accuracy {val:.4f})")

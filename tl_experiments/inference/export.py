@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +117,9 @@ def _safetensors(model: TransferModel, about: Mapping[str, Any]) -> tuple[bytes,
 
 def _torch_export(model: TransferModel, _about: Mapping[str, Any]) -> tuple[bytes, Logits]:
     program, stream = trace(model), io.BytesIO()
-    torch.export.save(program, stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of scalars, which it takes for parts of something larger
+        torch.export.save(program, stream)
     # The program itself, not the file: reading one runs what is in it
     return stream.getvalue(), torch.no_grad()(program.module())
 

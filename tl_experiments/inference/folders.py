@@ -70,14 +70,22 @@ def _refuse_strangers(path: Path, facts: Mapping[str, Any], weights: Path | None
     """A file that is no base of the checkpoint would be passed over without a word."""
     if weights is None:
         return
-    digest, here, known = file_sha256(weights), path, []
-    link: Mapping[str, Any] | None = facts
-    while link is not None and link["holds"] == "trained" and link["base"] is not None:
-        known.append(str(link["base"]["sha256"]))
-        if known[-1] == digest:
-            return
-        base = base_of(here, link)
-        here = Path(base.weights) if base is not None else here
-        link = checkpoint_facts(here) if base is not None and base.beside is not None else None
-    expected = " or ".join(f"{one[:12]}..." for one in known) or "none: the checkpoint holds everything"
-    raise WeightsError("--weights", f"{weights} has sha256 {digest[:12]}..., expected {expected}", "give that file")
+    digest, known = file_sha256(weights), _bases(path, facts)
+    if digest not in known:
+        expected = " or ".join(f"{one[:12]}..." for one in known) or "none: the checkpoint holds everything"
+        raise WeightsError("--weights", f"{weights} has sha256 {digest[:12]}..., expected {expected}", "give that file")
+
+
+def _bases(path: Path, facts: Mapping[str, Any] | None) -> list[str]:
+    """sha256 of the files that a checkpoint needs, as far as they are there to say which they need in turn."""
+    known: list[str] = []
+    while facts is not None and facts["holds"] == "trained" and facts["base"] is not None:
+        known.append(facts["base"]["sha256"])
+        try:
+            base = base_of(path, facts)
+        except WeightsError:  # gone
+            break
+        assert base is not None
+        path = Path(base.weights)
+        facts = checkpoint_facts(path)
+    return known
