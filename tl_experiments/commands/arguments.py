@@ -25,13 +25,14 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
-    def add_model_options(self, batch_size: int = 64) -> None:
+    def add_model_options(self, batch_size: int | None) -> None:
         """``--seed``, ``--weights``, ``--device``, ``--batch-size``: of the verbs that use a finished run."""
         self.add_argument("--seed", type=int, help="of a sweep: the run of this seed, not the best one on val")
         self.add_argument("--weights", type=Path, metavar="FILE", help="what the run started from, if it was moved")
         self.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+        default = "the run's own" if batch_size is None else batch_size
         self.add_argument(
-            "--batch-size", type=positive, default=batch_size, metavar="N", help="images a step, default: %(default)s"
+            "--batch-size", type=positive, default=batch_size, metavar="N", help=f"images a step, default: {default}"
         )
 
     def error(self, message: str) -> NoReturn:

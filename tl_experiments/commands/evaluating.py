@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--map", type=_pair, action="append", default=[], metavar="THEIRS=OURS", help="a class under another name"
     )
-    parser.add_model_options()
+    parser.add_model_options(batch_size=None)
     given = parser.parse_args(arguments)
     from tl_experiments.commands.models import chosen_folder
     from tl_experiments.inference.dataset import chosen_dataset

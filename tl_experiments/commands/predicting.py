@@ -93,5 +93,5 @@ def _parse(arguments: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help=f".csv or .parquet; up to {_SHOWN} rows are shown without it"
     )
-    parser.add_model_options()
+    parser.add_model_options(batch_size=64)
     return parser.parse_args(arguments)

@@ -59,7 +59,7 @@ def evaluate(
     *,
     split: EvaluationSplit = "test",
     renamed: Mapping[str, str] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> Evaluation:
     """Predict a split of a dataset and write what comes out into ``<folder>/evaluations/<dataset>-<split>-<hash>/``.
 
@@ -71,7 +71,7 @@ def evaluate(
         dataset: Whose images; divided with the run's seed where it is not split.
         split: Which of them; ``all`` is every image, also those that ``shots`` or ``label_fraction`` leave out.
         renamed: Class of the dataset -> class of the model, where the names differ.
-        batch_size: Images of a forward pass.
+        batch_size: Images of a forward pass; null is the run's own, whose rounding is then that of the record.
 
     Raises:
         DataError: The dataset cannot be used as it stands, an image cannot be decoded, or it has a class that the model
@@ -85,6 +85,7 @@ def evaluate(
     source = open_source(dataset)
     labels = np.array(label_map(source.classes, model.classes, renamed or {}))
     items, notes = _items(source, dataset, split, record.seed)
+    batch_size = record.config["trainer"]["eval_batch_size"] if batch_size is None else batch_size
     outputs = run_through(model, lambda number: source.load(int(items[number])), len(items), batch_size)
     for error in outputs.errors.values():
         raise error

@@ -43,10 +43,9 @@ def load_model(folder: Path | str, device: str = "auto", weights: Path | str | N
     base = None if weights is None else Path(weights)
     record, facts = check_run(folder, base)
     model = restore(folder, facts, base)
-    context, notes = _precision(record, where)
-    return LoadedModel(
-        tuple(facts["classes"]), InputSpec.stored(facts["input"]), on_device(model, where, *context), notes
-    )
+    precision, head_in_float, notes = _as_tested(record, where)
+    logits = on_device(model, where, precision, head_in_float)
+    return LoadedModel(tuple(facts["classes"]), InputSpec.stored(facts["input"]), logits, notes)
 
 
 def restore(folder: Path, facts: Mapping[str, Any], weights: Path | None) -> TransferModel:
@@ -70,7 +69,7 @@ def on_device(
         model: In eval mode; it is moved.
         device: Where it computes.
         precision: Of the backbone, in Lightning's words.
-        head_in_float: Whether the head computes in float32 whatever the precision, as heads on kept features do.
+        head_in_float: Whether the head computes in 32 bits all the same, as heads on kept features do.
     """
     model.to(device)
     accelerator = "gpu" if device.type == "cuda" else "cpu"
@@ -96,13 +95,13 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def _precision(record: RunRecord, device: torch.device) -> tuple[tuple[str, bool], tuple[str, ...]]:
-    """Precision and ``head_in_float`` as the run was tested, and what to say where this machine has another one."""
-    asked = record.config["trainer"]["precision"]
-    if asked == "auto":
-        asked = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
-    if asked == "32-true":
-        return (asked, True), ()
-    if asked == "16-mixed" and device.type == "cpu":
-        return ("32-true", True), ("The run was tested in 16-mixed; the CPU computes in 32 bits.",)
-    return (asked, why_alone(typed(TrainConfig, record.config)) is None), ()
+def _as_tested(record: RunRecord, device: torch.device) -> tuple[str, bool, tuple[str, ...]]:
+    """``precision`` and ``head_in_float`` of the run's test, and what to say where this machine has no such."""
+    precision = record.config["trainer"]["precision"]
+    if precision == "auto":
+        precision = "bf16-mixed" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+    if precision == "32-true":
+        return precision, True, ()
+    if precision == "16-mixed" and device.type == "cpu":
+        return "32-true", True, ("The run was tested in 16-mixed; the CPU computes in 32 bits.",)
+    return precision, why_alone(typed(TrainConfig, record.config)) is None, ()
