@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -48,20 +49,21 @@ def test_from_a_sweep_to_predictions(tl, tmp_path):
     evaluation, record = json.loads(found.read_text()), RunRecord.read(run)
     assert evaluation["metrics"] == pytest.approx(record.metrics["test"], abs=1e-6)
 
-    (tmp_path / "data" / "test" / "light" / "broken.png").write_bytes(b"\x89PNG")
-    done = tl("predict", str(run), "data/test", "--output", "by_run.csv", "--device", "cpu")
+    shutil.copytree(tmp_path / "data" / "test", tmp_path / "new")
+    (tmp_path / "new" / "light" / "broken.png").write_bytes(b"\x89PNG")
+    done = tl("predict", str(run), "new", "--output", "by_run.csv", "--device", "cpu")
     assert (done.returncode, done.stdout) == (1, "by_run.csv: 9 rows\n")
     assert done.stderr.splitlines()[-1].startswith(
-        "error: images: 1 of 9 could not be read, first data/test/light/broken"
+        "error: images: 1 of 9 could not be read, first new/light/broken"
     )
     rows = list(csv.DictReader((tmp_path / "by_run.csv").open()))
-    right = np.mean([row["path"].split("/")[2] == row["prediction"] for row in rows if not row["error"]])
+    right = np.mean([row["path"].split("/")[1] == row["prediction"] for row in rows if not row["error"]])
     assert right == record.metrics["test"]["accuracy"]
 
     done = tl("export", str(run), "--format", "onnx")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{run}/export/model.onnx: equal classes on 8 images, probabilities to ")
-    done = tl("predict", f"{run}/export", "data/test", "--output", "by_onnx.csv")
+    done = tl("predict", f"{run}/export", "new", "--output", "by_onnx.csv")
     assert done.returncode == 1
     again = list(csv.DictReader((tmp_path / "by_onnx.csv").open()))
     assert [(row["path"], row["prediction"]) for row in again] == [(row["path"], row["prediction"]) for row in rows]

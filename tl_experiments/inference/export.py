@@ -164,7 +164,7 @@ def _images(record: RunRecord, model: LoadedModel) -> tuple[Tensor, str | None]:
         items = divide(source, dataset, record.seed).used.indices["test"]
         chosen = np.unique(np.linspace(0, len(items) - 1, CHECKED_IMAGES).round().astype(int))
         return torch.stack([model.prepare(source.load(int(item))) for item in items[chosen]]), None
-    except UserError as error:
+    except UserError as error:  # the dataset is elsewhere now, or an image of it was damaged since
         spec = model.preprocessing
         shape = (CHECKED_IMAGES, spec.channels, spec.image_size, spec.image_size)
         noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
