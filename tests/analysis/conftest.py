@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tl_experiments.metrics.scores import summary
+from tl_experiments.metrics.stored import Predictions
 from tl_experiments.records import RunRecord
+from tl_experiments.training.outputs import write_predictions
 
 CONFIG: Mapping[str, Any] = {
     "backbone": {"name": "resnet10t", "weights": "pretrained", "kwargs": {}, "preprocessing": {"image_size": None}},
@@ -100,6 +106,48 @@ def _sweep(
         for index, factor in enumerate(factors)
         for seed, shift in shifts.items()
     ]
+
+
+def _predictions(
+    rng: np.random.Generator, accuracy: float, n: int = 60, n_classes: int = 3, *, split: str = "test"
+) -> Predictions:
+    """Predictions of ``n`` images, right with the probability ``accuracy``."""
+    labels = np.arange(n) % n_classes
+    said = np.where(rng.random(n) < accuracy, labels, (labels + 1) % n_classes)
+    logits = rng.normal(size=(n, n_classes)) + 8 * np.eye(n_classes)[said]
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    classes = tuple(f"class {label}" for label in range(n_classes))
+    return Predictions(tuple(f"{split}/{i}.png" for i in range(n)), labels.astype(np.int64), p, classes)
+
+
+def _store(
+    folder: Path, records: Iterable[RunRecord], *, splits: Iterable[str] = ("val", "test"), **fields: Any
+) -> Path:
+    """A sweep on the disk: records with predictions of about their accuracies, from which their metrics come."""
+    jobs = []
+    for number, record in enumerate(records):
+        rng = np.random.default_rng(number)
+        predictions = {
+            split: _predictions(rng, record.metrics["val" if split == "val" else "test"]["accuracy"], split=split)
+            for split in splits
+        }
+        metrics = {split: summary(found) for split, found in predictions.items()}
+        stored = dataclasses.replace(
+            record, job_id=f"job{number:03d}", metrics=metrics, classes=predictions["test"].classes
+        )
+        stored.write(folder / stored.job_id)
+        write_predictions(folder / stored.job_id, predictions)
+        overrides = [f"seed={record.seed}"]
+        jobs.append({"id": stored.job_id, "overrides": overrides, "state": "ok", "cause": None, "log": None})
+        jobs[-1] |= {"seconds": 1.0}
+    content = {"schema_version": 1, "name": "x", "commands": [], "plan": {}, "jobs": jobs}
+    (folder / "sweep.json").write_text(json.dumps(content | fields))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store_sweep() -> Callable[..., Path]:
+    return _store
 
 
 @pytest.fixture(scope="session")

@@ -39,13 +39,11 @@ def sweep(tmp_path, make_sweep):
     return write_sweep(tmp_path / "sweep", make_sweep(ARMS))
 
 
-def test_a_sweep_leaves_three_files(sweep):
+def test_a_sweep_leaves_its_comparison_and_its_tables(sweep):
     comparison = compare(sweep)
-    assert sorted(path.name for path in (sweep / "comparison").iterdir()) == [
-        "comparison.json",
-        "table.csv",
-        "table.md",
-    ]
+    assert {path.name for path in (sweep / "comparison").iterdir()} == {
+        *("comparison.json", "table.csv", "table.md", "table.tex", "contrasts.csv", "datasets.csv", "per_class.csv"),
+    }
     assert [row.arm.freeze_strategy for row in comparison.rows] == ["full", "from_scratch"]
     assert comparison == Comparison.from_json((sweep / "comparison/comparison.json").read_text())
 

@@ -128,7 +128,7 @@ def test_markdown_has_verdict_table_and_caption(comparison):
     lines = text.splitlines()
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 2 + len(ARMS)
-    assert {line.count("|") for line in table} == {13}
+    assert {line.count("|") for line in table} == {14}
     assert lines[2].startswith("Verdict: full (resnet10t)")
     assert "dataset digits, 5 shots · backbone resnet10t" in text
 

@@ -10,18 +10,23 @@ from tl_experiments.analysis.arms import Arm, ArmRuns
 from tl_experiments.analysis.results import LostJob
 from tl_experiments.analysis.wording import listed, plural
 
+_SHOWN = 3  # jobs by name, of many
 _GRID = 3  # of two values one is always at the edge
 
 
+# Trials count alike whether they ran on all seeds or, with tuning_seed, on one: each is one chance to be chosen.
+_BUDGET: Mapping[str, Callable[[ArmRuns], int]] = {
+    "trial": lambda arm: len(arm.trials),
+    "epoch": lambda arm: int(arm.runs[0].config["trainer"]["max_epochs"]),
+    "seed": lambda arm: len(arm.seeds),
+    "split": lambda arm: len(arm.splits),
+}
+
+
 def budget_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str]:
-    """Arms of one dataset that differ in trials, epochs or seeds: the one with more had more chances."""
-    measures: dict[str, Callable[[ArmRuns], int]] = {
-        "trial": lambda arm: len(arm.trials),
-        "epoch": lambda arm: int(arm.runs[0].config["trainer"]["max_epochs"]),
-        "seed": lambda arm: len(arm.seeds),
-    }
+    """Arms of one dataset that differ in trials, epochs, seeds or splits: the one with more had more chances."""
     warnings = []
-    for noun, measure in measures.items():
+    for noun, measure in _BUDGET.items():
         by_value: dict[int, list[str]] = {}
         for arm in arms:
             by_value.setdefault(measure(arm), []).append(names[arm.arm])
@@ -29,6 +34,29 @@ def budget_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[s
             groups = [f"{plural(value, noun)} for {listed(by_value[value])}" for value in sorted(by_value)]
             warnings.append(f"Unequal budgets: {'; '.join(groups)}.")
     return warnings
+
+
+def unequal_budgets(arms: Sequence[ArmRuns]) -> dict[Arm, tuple[str, ...]]:
+    """Arm -> the parts of its budget, in the plural, that are not what most arms of the dataset had."""
+    unequal: dict[Arm, list[str]] = {arm.arm: [] for arm in arms}
+    for noun, measure in _BUDGET.items():
+        counted = Counter(map(measure, arms))
+        usual = max(counted, key=lambda value: (counted[value], value))
+        for arm in arms:
+            if measure(arm) != usual:
+                unequal[arm.arm].append(f"{noun}s")
+    return {arm: tuple(parts) for arm, parts in unequal.items()}
+
+
+def tuning_notes(arms: Sequence[ArmRuns]) -> list[str]:
+    """On which seed alone the trials were compared, where that was one of several."""
+    several = [run for arm in arms if len(arm.trials) > 1 for run in arm.runs]
+    # records from before there was tuning have none
+    seeds = {int(seed) for run in several if (seed := run.config.get("tuning_seed")) is not None}
+    return [
+        f"Trials were chosen on val with seed {seed} alone (tuning_seed={seed}); the chosen ones ran on all seeds."
+        for seed in sorted(seeds)
+    ]
 
 
 def rising_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str]:
@@ -80,6 +108,14 @@ def lost_warning(jobs: Sequence[LostJob]) -> list[str]:
     states = Counter(job.state for job in jobs)
     counted = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
     return [f"{plural(len(jobs), 'job')} not in the table: {counted}."]
+
+
+def unverified_warning(jobs: Sequence[str]) -> list[str]:
+    """How many runs have numbers that nobody can compute again, and a few of them by name."""
+    if not jobs:
+        return []
+    shown = listed([*jobs[:_SHOWN], *([f"{len(jobs) - _SHOWN} more"] if len(jobs) > _SHOWN else [])])
+    return [f"{plural(len(jobs), 'run')} not verified, since their predictions.parquet is missing: {shown}."]
 
 
 CHECKS = (budget_warnings, untuned_warnings, rising_warnings, edge_warnings)

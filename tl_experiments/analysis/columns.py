@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tl_experiments.analysis.arms import differs
+from tl_experiments.analysis.pairing import SEEDS_TEST, SPLITS_TEST
 from tl_experiments.analysis.results import LostJob, Row
-from tl_experiments.analysis.verdict import PRIMARY_TEST
 from tl_experiments.analysis.wording import (
     count,
     interval,
@@ -22,9 +22,11 @@ from tl_experiments.analysis.wording import (
 
 Cell = Callable[[Row], str]
 
+_FURTHER_METRICS = {"AUROC": "auroc", "top-5": "top_5_accuracy", "calibration error": "calibration_error"}
 _LABELS = ("dataset", "backbone", "head")
 _BUDGET: Mapping[str, Callable[[Row], int]] = {
     "seeds": lambda row: len(row.seeds),
+    "splits": lambda row: row.splits,
     "trials": lambda row: row.trials,
     "epochs": lambda row: row.max_epochs,
     "labels": lambda row: row.labels_spent,
@@ -71,6 +73,8 @@ def full_columns(rows: Sequence[Row]) -> list[Column]:
         Column("test accuracy", _test),
         Column("macro F1", lambda row: share(row.test_macro_f1)),
         Column("NLL", lambda row: share(row.test_nll)),
+        *(Column(title, _metric("test", name)) for title, name in _FURTHER_METRICS.items()),
+        *(Column(f"{name} accuracy", _interval_of(f"test/{name}")) for name in further_tests(rows)),
         Column("transfer gain", _gain),
         Column("p", _p_value),
         Column("trained", lambda row: f"{count(row.trained_parameters)} of {count(row.total_parameters)}"),
@@ -78,6 +82,7 @@ def full_columns(rows: Sequence[Row]) -> list[Column]:
         Column("all trials", lambda row: seconds(row.all_trials_s)),
         Column("pretraining", lambda row: seconds(row.pretraining_s) if row.pretraining_s else ""),
         Column("memory", lambda row: memory(row.peak_memory_bytes)),
+        Column("not dominated", lambda row: ", ".join(row.not_dominated), number=False),
     ]
     return [column for column in columns if any(column.cell(row) for row in rows)]
 
@@ -87,7 +92,7 @@ def caption(rows: Sequence[Row]) -> str:
     from_weights = [row for row in rows if row.arm.starts_from_weights] or rows
     shared = [f"{name} {getattr(from_weights[0].arm, name)}" for name in _LABELS if not _differs(rows, name)]
     for name, number in _BUDGET.items():
-        if _constant(rows, number):
+        if _constant(rows, number) and (name != "splits" or rows[0].splits > 1):
             text = plural(number(rows[0]), name.removesuffix("s"))
             shared.append(f"{text} an arm" if name == "trials" else text)
     return " · ".join(shared)
@@ -95,15 +100,26 @@ def caption(rows: Sequence[Row]) -> str:
 
 def explanation(rows: Sequence[Row]) -> tuple[str, ...]:
     """How to read the columns, a line each."""
+    resampled = any(row.splits > 1 for row in rows)
+    over = "over splits, widened since their training sets overlap" if resampled else "over seeds"
     parts = [
         "val: accuracy; chose the trial of each arm and the order",
-        "test: accuracy with its 95% t interval over seeds",
+        f"test: accuracy with its 95% t interval {over}",
     ]
     if any(row.transfer_gain for row in rows):
-        parts.append("gain: test accuracy over from_scratch, paired by seed, with its 95% t interval")
+        parts.append("gain: test accuracy over from_scratch, paired by seed and split, with its 95% t interval")
     if any(row.p_value is not None for row in rows):
-        parts.append(f"p: of the first arm against this one: {PRIMARY_TEST}")
+        test = f"{SPLITS_TEST} over splits" if resampled else f"{SEEDS_TEST} over seeds"
+        parts.append(f"p: of the first arm against this one: {test} on test accuracy, two-sided, Holm")
+    if any(row.unequal for row in rows):
+        parts.append("*: another budget than most arms had")
     return tuple(parts)
+
+
+def further_tests(rows: Sequence[Row]) -> list[str]:
+    """Names of the further test sets of any row, without ``test/``."""
+    splits = {split for row in rows for split in row.metrics if split.startswith("test/")}
+    return sorted(split.removeprefix("test/") for split in splits)
 
 
 def job_name(job: LostJob) -> str:
@@ -136,7 +152,19 @@ def _label(name: str) -> Cell:
 
 
 def _number_column(name: str, number: Callable[[Row], int]) -> Column:
-    return Column(name, lambda row: str(number(row)))
+    return Column(name, lambda row: f"{number(row)}{'*' if name in row.unequal else ''}")
+
+
+def _metric(split: str, name: str) -> Cell:
+    return lambda row: share(row.metrics[split][name].mean) if name in row.metrics.get(split, {}) else ""
+
+
+def _interval_of(split: str) -> Cell:
+    def cell(row: Row) -> str:
+        found = row.metrics.get(split, {}).get("accuracy")
+        return "" if found is None else f"{share(found.mean)} {interval(found, of_share=True)}".rstrip()
+
+    return cell
 
 
 def _settings(row: Row) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from tl_experiments.analysis.arms import Arm
 from tl_experiments.analysis.folders import Found, find
 from tl_experiments.analysis.results import Comparison
-from tl_experiments.analysis.tables import table_csv, table_markdown
 from tl_experiments.errors import UserError
 from tl_experiments.records import remove_stale_temporaries, write_atomically
 
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
     from tl_experiments.analysis.runs import FinishedRun
 
 COMPARISON_FOLDER = "comparison"
-COMPARISON_FILE, CSV_FILE, MARKDOWN_FILE = "comparison.json", "table.csv", "table.md"
+COMPARISON_FILE = "comparison.json"
+TABLES = ("table.csv", "table.md", "table.tex", "contrasts.csv", "datasets.csv", "per_class.csv")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,8 @@ def compare(*folders: Path | str) -> Comparison:
         folders: Folders of sweeps, or of single jobs.
 
     Raises:
-        UserError: A folder holds no record or its ``sweep.json`` is damaged.
+        UserError: A folder holds no record, its ``sweep.json`` is damaged, or a metric of a record is not what the
+            stored predictions give.
     """
     return _compared(*_found(folders))
 
@@ -82,23 +83,35 @@ def _compared(found: Found, target: Path) -> Comparison:
 
 
 def _compute(found: Found, target: Path) -> Comparison:
-    from tl_experiments.analysis.comparison import compare_records
+    from tl_experiments.analysis.comparison import chosen_runs, compare_records, not_finite
+    from tl_experiments.analysis.latex import table_latex
     from tl_experiments.analysis.runs import load
+    from tl_experiments.analysis.statistics_tables import contrasts_csv, overview_csv, per_class_csv
+    from tl_experiments.analysis.tables import table_csv, table_markdown
+    from tl_experiments.analysis.verification import class_tables, verify
 
     runs, lost = load(found)
     if lost and not runs and all(job["state"] == "debug" for job in lost):
         raise UserError(str(target.parent), "only debug runs, whose numbers are no result", "run without debug=")
-    comparison = replace(compare_records([run.record for run in runs], lost), key=found.key)
+    verified = verify([run for run in runs if not not_finite(run.record)])
+    records = [run.record for run in runs]
+    comparison = compare_records(records, lost, hits=verified.hits, unverified=verified.unverified)
+    comparison = replace(comparison, key=found.key)
     # The JSON comes last: where it stands, the tables of the same key stand too.
     remove_stale_temporaries(target)
-    write_atomically(target / CSV_FILE, table_csv(comparison))
-    write_atomically(target / MARKDOWN_FILE, table_markdown(comparison))
+    texts = (
+        *(table_csv(comparison), table_markdown(comparison), table_latex(comparison)),
+        *(contrasts_csv(comparison.contrasts), overview_csv(comparison.overview)),
+        per_class_csv(class_tables(chosen_runs(runs), verified)),
+    )
+    for name, text in zip(TABLES, texts, strict=True):
+        write_atomically(target / name, text)
     write_atomically(target / COMPARISON_FILE, comparison.to_json())
     return comparison
 
 
 def _stored(target: Path, key: str) -> Comparison | None:
-    if not all((target / name).is_file() for name in (CSV_FILE, MARKDOWN_FILE)):
+    if not all((target / name).is_file() for name in TABLES):
         return None
     try:
         stored = Comparison.from_json((target / COMPARISON_FILE).read_text(encoding="utf-8"))

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tl_experiments.analysis.arms import Arm
+from tl_experiments.analysis.findings import Contrast, Overview, read_contrast, read_overview
 from tl_experiments.analysis.statistics import Estimate
 
-COMPARISON_VERSION = 1  # raised whenever a stored comparison would come out otherwise
+COMPARISON_VERSION = 2  # raised whenever a stored comparison would come out otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,14 +23,19 @@ class Row:
         arm: The labels.
         is_control: Whether this is the ``from_scratch`` arm.
         recommended: Whether this is the arm that the verdict recommends.
-        trials: Trials that finished, of which one was chosen.
+        trials: Trials of which a run finished; one was chosen.
+        runs: Finished runs of all trials.
         settings: The chosen trial's settings, those only that differ between trials.
         seeds: Seeds of the chosen trial.
+        splits: Splits of the chosen trial: 1, or the number of folds and split seeds.
         max_epochs: Epochs of the chosen trial.
+        all_trials_epochs: Epochs of all runs of all trials together, as configured.
         val_accuracy: Mean over seeds, in [0, 1]; val chose the trial and the epoch, so it flatters.
-        test_accuracy: Over seeds, in [0, 1].
+        test_accuracy: Over seeds, or over splits where there are several, in [0, 1].
         test_macro_f1: Mean over seeds, in [0, 1].
         test_nll: Mean over seeds, in nats.
+        metrics: Split (``val``, ``test``, ``test/<name>`` of further test sets) -> metric -> its estimate, of the
+            metrics that every run of the chosen trial has.
         trained_parameters: Elements that trained in any phase.
         total_parameters: Elements of the model.
         wall_clock_s: Mean seconds a run of the chosen trial.
@@ -41,19 +47,27 @@ class Row:
             where no control of the same dataset, architecture and head shares a seed.
         p_value: Of the primary test of the recommended arm against this one, corrected; null where not tested.
         negative_transfer: Whether the gain's interval over 3 seeds or more lies wholly below 0.
+        not_dominated: Costs (``seconds``, ``trained``, ``memory``) at which no other arm of the dataset is as accurate
+            on test and as cheap, and better in one of the two; ``overall`` where that holds with all costs at once.
+        unequal: Parts of the budget (``trials``, ``epochs``, ``seeds``, ``splits``) in which the arm had more or less
+            than most arms of the dataset.
     """
 
     arm: Arm
     is_control: bool
     recommended: bool
     trials: int
+    runs: int
     settings: Mapping[str, str]
     seeds: tuple[int, ...]
+    splits: int
     max_epochs: int
+    all_trials_epochs: int
     val_accuracy: float
     test_accuracy: Estimate
     test_macro_f1: float
     test_nll: float
+    metrics: Mapping[str, Mapping[str, Estimate]]
     trained_parameters: int
     total_parameters: int
     wall_clock_s: float
@@ -64,6 +78,8 @@ class Row:
     transfer_gain: Estimate | None
     p_value: float | None
     negative_transfer: bool
+    not_dominated: tuple[str, ...]
+    unequal: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +123,9 @@ class Comparison:
         warnings: What weakens the comparison: unequal budgets, controls that were still learning, lost jobs.
         notes: Of the records, each once.
         lost_jobs: Jobs that are in no mean, with their causes.
+        contrasts: Every two arms of each dataset that share a run, in the order of the table.
+        overview: Over all datasets; null where fewer than 2 of them share 2 arms.
+        unverified: Runs whose numbers could not be computed again, since their predictions are missing.
         key: Hash of the records it was made from; empty where it was not made from files.
     """
 
@@ -115,6 +134,9 @@ class Comparison:
     warnings: tuple[str, ...]
     notes: tuple[str, ...]
     lost_jobs: tuple[LostJob, ...]
+    contrasts: tuple[Contrast, ...]
+    overview: Overview | None
+    unverified: tuple[str, ...] = ()
     key: str = ""
 
     def to_json(self) -> str:
@@ -135,18 +157,28 @@ class Comparison:
             warnings=tuple(content["warnings"]),
             notes=tuple(content["notes"]),
             lost_jobs=tuple(LostJob(**{**job, "overrides": tuple(job["overrides"])}) for job in content["lost_jobs"]),
+            contrasts=tuple(read_contrast(contrast) for contrast in content["contrasts"]),
+            overview=None if content["overview"] is None else read_overview(content["overview"]),
+            unverified=tuple(content["unverified"]),
             key=content["key"],
         )
 
 
 def _row(content: Mapping[str, Any]) -> Row:
     gain = content["transfer_gain"]
+    metrics = {
+        split: {name: Estimate(**estimate) for name, estimate in of_split.items()}
+        for split, of_split in content["metrics"].items()
+    }
     return Row(
         **{
             **content,
             "arm": Arm(**content["arm"]),
             "seeds": tuple(content["seeds"]),
             "test_accuracy": Estimate(**content["test_accuracy"]),
+            "metrics": metrics,
             "transfer_gain": None if gain is None else Estimate(**gain),
+            "not_dominated": tuple(content["not_dominated"]),
+            "unequal": tuple(content["unequal"]),
         }
     )

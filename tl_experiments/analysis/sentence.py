@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tl_experiments.analysis.arms import CONTROL, MIN_SEEDS, Arm
 from tl_experiments.analysis.statistics import Estimate
-from tl_experiments.analysis.verdict import Contrast, Decision
+from tl_experiments.analysis.verdict import Against, Decision
 from tl_experiments.analysis.wording import interval, listed, p_text, plural, share, signed
 
 _OUTCOMES = {
@@ -30,7 +30,7 @@ def verdict_sentence(
     """
     start = "Verdict: " if dataset is None else f"Verdict on {dataset}: "
     if decision.contrasts and all(contrast.outcome == "too few seeds" for contrast in decision.contrasts):
-        return f"{start}{_reach(decision)}; {_too_few(max(map(_shared, decision.contrasts)))}."
+        return f"{start}{_reach(decision)}; {_too_few(max(contrast.seeds for contrast in decision.contrasts))}."
     against = next((c for c in decision.contrasts if c.other == decision.control), None)
     rest = [contrast for contrast in decision.contrasts if contrast is not against]
     parts = [f"{start}{_reach(decision)}; {_transfer(decision, against)}."]
@@ -48,12 +48,11 @@ def _reach(decision: Decision) -> str:
     arm, test = decision.recommended, decision.test_accuracy
     chosen = " — chosen on val —" if decision.contrasts else ""
     reached = " ".join(filter(None, (share(test.mean), interval(test, of_share=True))))
-    return (
-        f"{arm.freeze_strategy} ({arm.backbone}){chosen} reaches {reached} test accuracy over {plural(test.n, 'seed')}"
-    )
+    over = plural(decision.seeds, "seed") + (f" and {decision.splits} splits" if decision.splits > 1 else "")
+    return f"{arm.freeze_strategy} ({arm.backbone}){chosen} reaches {reached} test accuracy over {over}"
 
 
-def _transfer(decision: Decision, against: Contrast | None) -> str:
+def _transfer(decision: Decision, against: Against | None) -> str:
     if decision.is_control:
         if not decision.contrasts:
             return "there is no other arm to compare it with"
@@ -66,24 +65,20 @@ def _transfer(decision: Decision, against: Contrast | None) -> str:
     if against is None:
         return f"whether transfer helps is not known: no {CONTROL} arm was run"
     if against.difference is None or against.p_value is None:
-        return f"whether transfer helps: {_too_few(_shared(against))}"
+        return f"whether transfer helps: {_too_few(against.seeds)}"
     finding = {"better": "transfer helps", "worse": "transfer hurts"}.get(
         against.outcome, "transfer is not shown to help"
     )
     gain = f"{signed(against.difference.mean)} {interval(against.difference)} against {CONTROL}"
-    return f"{finding}: {gain} (paired t-test, Holm, {p_text(against.p_value)})"
+    return f"{finding}: {gain} ({against.test}, Holm, {p_text(against.p_value)})"
 
 
-def _named(contrast: Contrast, names: Mapping[Arm, str]) -> str:
+def _named(contrast: Against, names: Mapping[Arm, str]) -> str:
     name = names[contrast.other]
     if contrast.difference is None or contrast.p_value is None:
-        return f"{name} (n={_shared(contrast)})"
+        return f"{name} (n={contrast.seeds})"
     return f"{name} ({signed(contrast.difference.mean)}, {p_text(contrast.p_value)})"
 
 
 def _too_few(seeds: int) -> str:
     return f"too few seeds to tell (n={seeds}, {MIN_SEEDS} needed)"
-
-
-def _shared(contrast: Contrast) -> int:
-    return 0 if contrast.difference is None else contrast.difference.n

@@ -7,9 +7,11 @@ import io
 import re
 from collections.abc import Sequence
 
+from tl_experiments.analysis.arms import differs
 from tl_experiments.analysis.columns import caption, explanation, full_columns, job_name
+from tl_experiments.analysis.findings import Overview
 from tl_experiments.analysis.results import Comparison, Row
-from tl_experiments.analysis.wording import seconds
+from tl_experiments.analysis.wording import p_sign, p_text, plural, seconds, share, span
 from tl_experiments.safe_text import csv_text, plain
 
 _MARKDOWN = re.compile(r"[\\`*\[\]|~$!#]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
@@ -24,14 +26,15 @@ def markdown_text(text: str) -> str:
 def table_csv(comparison: Comparison) -> str:
     """Every column at full precision, one row an arm; empty where there is no value."""
     stream = io.StringIO()
-    rows = [_csv_row(row) for row in comparison.rows]
+    columns = _further_metrics(comparison.rows)
+    rows = [_csv_row(row, columns) for row in comparison.rows]
     writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return stream.getvalue()
 
 
-def _csv_row(row: Row) -> dict[str, object]:
+def _csv_row(row: Row, columns: Sequence[tuple[str, str]]) -> dict[str, object]:
     test, gain = row.test_accuracy, row.transfer_gain
     return {
         "dataset": csv_text(row.arm.dataset),
@@ -41,15 +44,22 @@ def _csv_row(row: Row) -> dict[str, object]:
         "recommended": str(row.recommended).lower(),
         "settings": csv_text(" ".join(f"{key}={value}" for key, value in row.settings.items())),
         "trials": row.trials,
+        "runs": row.runs,
         "max_epochs": row.max_epochs,
+        "all_trials_epochs": row.all_trials_epochs,
         "seeds": len(row.seeds),
+        "splits": row.splits,
+        "unequal_budget": " ".join(row.unequal),
         "val_accuracy": row.val_accuracy,
         "test_accuracy": test.mean,
         "test_accuracy_sd": test.sd,
         "test_accuracy_low": test.low,
         "test_accuracy_high": test.high,
+        "test_accuracy_low_bootstrap": test.bootstrap_low,
+        "test_accuracy_high_bootstrap": test.bootstrap_high,
         "test_macro_f1": row.test_macro_f1,
         "test_nll": row.test_nll,
+        **_further(row, columns),
         "transfer_gain": None if gain is None else gain.mean,
         "transfer_gain_low": None if gain is None else gain.low,
         "transfer_gain_high": None if gain is None else gain.high,
@@ -63,7 +73,33 @@ def _csv_row(row: Row) -> dict[str, object]:
         "pretraining_s": row.pretraining_s,
         "peak_memory_bytes": row.peak_memory_bytes,
         "labels_spent": row.labels_spent,
+        "not_dominated": " ".join(row.not_dominated),
     }
+
+
+def _further_metrics(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Split and metric of what has no column of its own: calibration and the like, all of the further test sets."""
+    found = {(split, name) for row in rows for split, metrics in row.metrics.items() for name in metrics}
+    return sorted(
+        (split, name)
+        for split, name in found
+        if split != "val" and (split != "test" or name not in ("accuracy", "macro_f1", "nll"))
+    )
+
+
+def _further(row: Row, columns: Sequence[tuple[str, str]]) -> dict[str, object]:
+    cells: dict[str, object] = {}
+    for split, name in columns:
+        estimate = row.metrics.get(split, {}).get(name)
+        column = csv_text(f"{split}_{name}")
+        cells[column] = None if estimate is None else estimate.mean
+        if name == "accuracy":
+            cells |= {
+                f"{column}_sd": None if estimate is None else estimate.sd,
+                f"{column}_low": None if estimate is None else estimate.low,
+                f"{column}_high": None if estimate is None else estimate.high,
+            }
+    return cells
 
 
 def table_markdown(comparison: Comparison) -> str:
@@ -77,6 +113,8 @@ def table_markdown(comparison: Comparison) -> str:
         markdown_text(caption(comparison.rows)),
         _bullets(explanation(comparison.rows)),
     ]
+    if comparison.overview is not None:
+        parts += ["## Over all datasets", *_over_datasets(comparison.overview)]
     if comparison.warnings:
         parts += ["## Read with care", _bullets(comparison.warnings)]
     if comparison.notes:
@@ -92,6 +130,33 @@ def table_markdown(comparison: Comparison) -> str:
         header = ["job", "state", "cause", "log", "time"]
         parts += ["## Jobs not in the table", _table(header, [":--"] * 4 + ["--:"], lost)]
     return "\n\n".join(parts) + "\n"
+
+
+def _over_datasets(overview: Overview) -> tuple[str, str]:
+    arms = [each.arm for each in overview.standings]
+    labels = [name for name in ("backbone", "head") if differs(arms, name)] + ["freeze_strategy"]
+    titles = [*labels, "average rank", "interquartile mean", "p"]
+    cells = [
+        [
+            *(markdown_text(getattr(each.arm, label)) for label in labels),
+            f"{each.average_rank:.2f}",
+            f"{share(each.interquartile_mean)} {span(each.low, each.high)}".rstrip(),
+            "" if each.wilcoxon_p is None else p_sign(each.wilcoxon_p).removeprefix("="),
+        ]
+        for each in overview.standings
+    ]
+    rules = [":--"] * len(labels) + ["--:"] * 3
+    found = overview.friedman
+    said = [
+        f"rank: by test accuracy on {plural(len(overview.datasets), 'dataset')}, 1 the best; two average ranks differ "
+        f"at 5% if they are {overview.critical_difference:.2f} apart (Nemenyi)",
+        "interquartile mean: of the test accuracy of all runs, with its 95% bootstrap interval over the runs of each "
+        "dataset",
+        "p: of the first arm against this one: Wilcoxon signed-rank test over datasets, two-sided, Holm",
+    ]
+    if found is not None:
+        said.append(f"Friedman's test over all arms: {p_text(found.p_value)}; {p_text(found.iman_davenport_p)} by F")
+    return _table(titles, rules, cells), _bullets(said)
 
 
 def _seconds(value: float | None) -> str:

@@ -32,6 +32,11 @@ def interval(estimate: Estimate, *, of_share: bool = False) -> str:
     return f"[{signed(estimate.low)}, {signed(estimate.high)}]".replace("+", "")
 
 
+def span(low: float | None, high: float | None) -> str:
+    """``[low, high]`` of shares to 3 decimals, empty where there is none."""
+    return "" if low is None or high is None else f"[{share(low)}, {share(high)}]"
+
+
 def with_margin(estimate: Estimate, *, sign: bool = False) -> str:
     """``0.962 ±0.011``, or the mean alone where there is no interval."""
     mean = signed(estimate.mean) if sign else share(estimate.mean)

@@ -45,7 +45,7 @@ def read_predictions(folder: Path) -> dict[str, Predictions]:
         folder: Of the run.
 
     Raises:
-        UserError: The file is missing or damaged.
+        UserError: The file is missing or damaged, or a prediction in it is not the most probable class.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -60,10 +60,21 @@ def read_predictions(folder: Path) -> dict[str, Predictions]:
         labels = np.array([position[name] for name in table["label"].to_pylist()], dtype=np.int64)
         flat = table["probabilities"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         probabilities = np.asarray(flat, dtype=np.float64).reshape(len(items), len(classes))
+        said = np.array([position[name] for name in table["prediction"].to_pylist()], dtype=np.int64)
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise UserError(
             str(path), f"no readable predictions ({error})", "run the job again, or remove its folder"
         ) from None
+    # What people read in the file must be what numbers are computed from.
+    if len(wrong := np.flatnonzero(said != probabilities.argmax(1))):
+        row = int(wrong[0])
+        names = classes[said[row]], classes[probabilities[row].argmax()]
+        raise UserError(
+            str(path),
+            f"{len(wrong)} predictions are not the most probable class, e.g. {names[0]} instead of {names[1]} "
+            f"for {items[row]}",
+            "one of the two was changed or damaged: run the job again, or remove its folder",
+        )
     found = {}
     for split in dict.fromkeys(splits.tolist()):
         here = np.flatnonzero(splits == split)

@@ -1,0 +1,55 @@
+"""The arms that ran on every dataset, over all of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from tl_experiments.analysis.arms import MIN_SEEDS, Arm, ArmRuns
+from tl_experiments.analysis.bootstrap import interquartile_mean
+from tl_experiments.analysis.findings import Overview, Standing
+from tl_experiments.analysis.paired import wilcoxon
+from tl_experiments.analysis.ranks import average_ranks, critical_difference, friedman
+from tl_experiments.analysis.statistics import holm
+
+
+def overview_of(arms: Sequence[ArmRuns]) -> Overview | None:
+    """Rank and test the arms that every dataset has; null where there are fewer than 2 datasets or shared arms.
+
+    Args:
+        arms: Of all datasets.
+    """
+    by_arm: dict[Arm, dict[str, list[float]]] = defaultdict(dict)
+    for arm in arms:
+        by_arm[replace(arm.arm, dataset="")][arm.arm.dataset] = list(arm.by_pair("test", "accuracy").values())
+    datasets = sorted({arm.arm.dataset for arm in arms})
+    everywhere = sorted(arm for arm, found in by_arm.items() if len(found) == len(datasets))
+    if len(datasets) < 2 or len(everywhere) < 2:
+        return None
+    scores = np.array([[np.mean(by_arm[arm][dataset]) for arm in everywhere] for dataset in datasets])
+    ranks = average_ranks(scores)
+    order = sorted(range(len(everywhere)), key=lambda index: (ranks[index], everywhere[index]))
+    against = [wilcoxon((scores[:, order[0]] - scores[:, index]).tolist()) for index in order[1:]]
+    p_values = [None, *holm(against)]
+    # Of fewer than 3 runs the bootstrap has next to nothing to draw from.
+    enough = min(len(by_arm[arm][dataset]) for arm in everywhere for dataset in datasets) >= MIN_SEEDS
+    middle = [interquartile_mean([by_arm[everywhere[index]][dataset] for dataset in datasets]) for index in order]
+    return Overview(
+        datasets=tuple(datasets),
+        standings=tuple(
+            Standing(
+                arm=everywhere[index],
+                average_rank=float(ranks[index]),
+                interquartile_mean=mean,
+                low=low if enough else None,
+                high=high if enough else None,
+                wilcoxon_p=p_value,
+            )
+            for index, p_value, (mean, low, high) in zip(order, p_values, middle, strict=True)
+        ),
+        friedman=friedman(scores) if len(everywhere) > 2 else None,
+        critical_difference=critical_difference(len(everywhere), len(datasets)),
+    )
