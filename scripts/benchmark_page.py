@@ -42,7 +42,8 @@ page is made from their results by `scripts/benchmark_page.py`.
 
 Where a target is not met: f3 counts the whole command, import and encoding included, and its live side runs in
 channels_last, which makes the early layers, the ones that are skipped, cheaper than the 4.5x of contiguous tensors
-supposes; arithmetic alone gives 2.1x. c1 and e1 lie within what other work on the machine moved them by.
+supposes; arithmetic alone gives 2.1x. c1 lies within what other work on the machine moved it by. The growth of h was
+measured on sizes so small that what a command costs at all weighs in it, beside other work.
 
 """
 

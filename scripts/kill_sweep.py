@@ -181,10 +181,11 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="where the result goes, as JSON")
     parser.add_argument("overrides", nargs="*", help="of the sweep; default: MobileNetV2 on 300 photos of flowers")
     given = parser.parse_args()
-    overrides = given.overrides or flowers(Path(os.environ["TL_SHARED_DATA"]))
+    data = os.environ["TL_SHARED_DATA"]
+    overrides = given.overrides or flowers(Path(data))
     with tempfile.TemporaryDirectory() as folder:
         said = prove(Path(folder), overrides, given.kills, given.a_sweep, given.seed)
-    text = json.dumps(said, indent=1) + "\n"
+    text = json.dumps(said, indent=1).replace(data, "$TL_SHARED_DATA") + "\n"
     if given.write:
         given.write.write_text(text)
     sys.stdout.write(text)

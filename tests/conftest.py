@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tl_experiments.cli import main
 from tl_experiments.config import TrainConfig, compose
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -55,3 +57,19 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
     monkeypatch.setattr(os, "fsync", full)
     return monkeypatch
+
+
+@pytest.fixture
+def tl(capfd, monkeypatch, tmp_path):
+    """Run a command in this process, in an empty folder; returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tl", *arguments])
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capfd.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return call

@@ -14,12 +14,13 @@ import tl_experiments
 
 PACKAGE = Path(tl_experiments.__file__).parent
 
-_BASE = {"errors", "types", "records", "seeds", "safe_text", "interrupt"}
+_BASE = {"errors", "types", "records", "seeds", "safe_text", "interrupt", "network"}
 MAY_IMPORT = {
     "errors": set(),
     "interrupt": {"errors"},
     "types": set(),
     "seeds": set(),
+    "network": set(),
     "safe_text": set(),
     "records": {"errors", "safe_text"},
     "strategies": _BASE,

@@ -25,6 +25,7 @@ tl: transfer learning experiments from the command line
   tl predict ...    the classes of new images, by a run or by the run that val chose
   tl evaluate ...   a run's metrics on another dataset
   tl export ...     a run's model for other programs: safetensors, torch.export, ONNX
+  tl data ...       look at a dataset: tl data check, tl data preview
   tl list GROUP     what there is to choose: tl list backbones 'vit*'
   tl cache ...      what runs share on disk: tl cache list, tl cache clear
   tl VERB --help    examples first
@@ -139,6 +140,7 @@ def _module(verb: str, arguments: list[str]) -> int:
 
 _MODULES = {
     "compare": "comparing",
+    "data": "datasets",
     "cache": "caching",
     "predict": "predicting",
     "evaluate": "evaluating",

@@ -29,7 +29,7 @@ NOT_IN_THE_RESULT = frozenset(
     {
         *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "dry_run", "tuning_seed"),
         *("feature_cache.name", "feature_cache.dir", "feature_cache.max_bytes", "feature_cache.hold_max_bytes"),
-        *("debug.name", "debug.traceback", "dataset.preload_max_bytes"),
+        *("debug.name", "debug.traceback", "dataset.preload_max_bytes", "dataset.download"),
         *("trainer.num_workers", "trainer.eval_batch_size", "trainer.checkpoint"),
         *("trainer.on_out_of_memory", "trainer.resume_interval_s"),
     }
@@ -50,7 +50,8 @@ def write_atomically(path: Path, content: bytes | str, *, sync_folder: bool = Tr
     Raises:
         StorageError: The disk is full; the old file is as it was.
     """
-    data = content.encode() if isinstance(content, str) else content
+    # what was no UTF-8 in a path is written as an escape, which JSON reads back as it was
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     temporary = path.parent / f".{path.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         StorageError: The disk is full.
     """
-    with storing(path), path.open("a", encoding="utf-8") as stream:
+    with storing(path), path.open("a", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(line + "\n")
 
 
@@ -174,7 +175,8 @@ class RunRecord:
         arm: What is compared: ``dataset``, ``backbone``, ``head``, ``freeze_strategy``, each as a short text.
         seed: Seed of head, data order and label subset.
         classes: Class names in label order.
-        data: ``fingerprint``, ``sizes`` (images a split), ``labels_spent`` (train + val), ``notes``.
+        data: ``fingerprint``, ``sizes`` (images a split), ``labels_spent`` (train + val), ``notes``, ``skipped``
+            (``item`` and ``reason`` of each image that was left out).
         metrics: Split (``val``, ``test``, ``test/<name>`` of further test sets) -> metric -> value, as
             ``metrics.scores.summary`` has them; what means nothing for a split is left out. Val selected the epoch;
             test was read once, after that.

@@ -34,6 +34,11 @@ def plain(text: str) -> str:
     return "".join(kept)
 
 
+def storable(text: str) -> str:
+    """Text that every file takes: bytes of a file name that are not UTF-8 are written out, as in ``caf\\xe9.jpg``."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def csv_text(text: str) -> str:
     """A text cell that no spreadsheet runs: what would be read as a formula gets an apostrophe before it."""
     safe = plain(text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NotRequired, Protocol, TypedDict
 
 if TYPE_CHECKING:
@@ -97,7 +97,13 @@ class Batch(TypedDict):
 class Objective(Protocol):
     """What a run minimises. Objectives of later kinds may own parameters, so it is built once a run."""
 
-    def loss(self, model: Callable[[Batch], Tensor], batch: Batch) -> Tensor: ...
+    def loss(self, model: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+        """The mean over a batch, a scalar in float32."""
+        ...
+
+    def total_weight(self, batch: Batch) -> Tensor | float:
+        """What the mean divides by: the batch's loss is that of its parts, each by its share of this."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,7 @@ class DataSpec:
         fingerprint: sha256 over names and contents of all images and over the splits' definition.
         notes: What a reader of the results must know, for example that no test split was found.
         channels: Of an image.
+        skipped: Id -> reason, of images that were left out because they cannot be decoded.
     """
 
     classes: tuple[str, ...]
@@ -117,3 +124,4 @@ class DataSpec:
     fingerprint: str
     notes: tuple[str, ...] = ()
     channels: int = 3
+    skipped: Mapping[str, str] = field(default_factory=dict)

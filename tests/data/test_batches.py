@@ -42,7 +42,9 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 def test_a_run_cut_at_any_steps_sees_the_same_batches(cuts: tuple[int, ...]) -> None:
     whole = [(epoch, batch.tolist()) for epoch in range(3) for batch in epoch_batches(10, 4, 5, epoch)]
     pieces = [
-        (epoch, batch.tolist()) for first, end in pairwise(cuts) for epoch, batch in step_batches(10, 4, 5, first, end)
+        (drawn.epoch, drawn.positions.tolist())
+        for first, end in pairwise(cuts)
+        for drawn in step_batches(10, 4, 5, first, end)
     ]
     assert pieces == whole
 
@@ -64,5 +66,5 @@ def test_unusual_batches_are_noted(n: int, batch_size: int, note: str | None) ->
 @pytest.mark.parametrize(("n", "sizes"), [(8, [4, 4]), (9, [4, 4, 1]), (3, [3])])
 def test_eval_batches_keep_the_order_and_every_image(n: int, sizes: list[int]) -> None:
     batches = eval_batches(n, 4)
-    assert [len(batch) for batch in batches] == sizes
-    assert np.concatenate(batches).tolist() == list(range(n))
+    assert [len(drawn.positions) for drawn in batches] == sizes
+    assert np.concatenate([drawn.positions for drawn in batches]).tolist() == list(range(n))

@@ -15,23 +15,6 @@ from PIL import Image
 from tests.conftest import TINY
 from tl_experiments.cli import main
 
-
-@pytest.fixture
-def tl(capfd, monkeypatch, tmp_path):
-    """Run a command in this process, in an empty folder; returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tl", *arguments])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capfd.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return call
-
-
 HEAVY = "torch torchvision timm pytorch_lightning torchmetrics wandb sklearn scipy"
 
 

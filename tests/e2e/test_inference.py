@@ -53,9 +53,7 @@ def test_from_a_sweep_to_predictions(tl, tmp_path):
     (tmp_path / "new" / "light" / "broken.png").write_bytes(b"\x89PNG")
     done = tl("predict", str(run), "new", "--output", "by_run.csv", "--device", "cpu")
     assert (done.returncode, done.stdout) == (1, "by_run.csv: 9 rows\n")
-    assert done.stderr.splitlines()[-1].startswith(
-        "error: images: 1 of 9 could not be read, first new/light/broken"
-    )
+    assert done.stderr.splitlines()[-1].startswith("error: images: 1 of 9 could not be read, first new/light/broken")
     rows = list(csv.DictReader((tmp_path / "by_run.csv").open()))
     right = np.mean([row["path"].split("/")[1] == row["prediction"] for row in rows if not row["error"]])
     assert right == record.metrics["test"]["accuracy"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tl_experiments.data import digests
+from tl_experiments.data import checking, digests
 from tl_experiments.errors import DataError
 from tl_experiments.training import preflight
 from tl_experiments.training.preflight import check_unchanged
@@ -34,10 +34,11 @@ def options(arrays):
 
 @pytest.fixture
 def read(monkeypatch):
-    """Names of the files that were read for a digest."""
+    """Names of the files that were read, for a digest alone or to decode them as well."""
     names = []
-    real = digests._sha256
-    monkeypatch.setattr(digests, "_sha256", lambda path: names.append(path.name) or real(path))
+    for module, reader in ((digests, "_sha256"), (checking, "_inspect_file")):
+        real = getattr(module, reader)
+        monkeypatch.setattr(module, reader, lambda path, *rest, real=real: names.append(path.name) or real(path, *rest))
     return names
 
 

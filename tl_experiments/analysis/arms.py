@@ -17,12 +17,11 @@ from tl_experiments.records import NOT_IN_THE_RESULT, RunRecord
 CONTROL = "from_scratch"
 MIN_SEEDS = 3  # below this many shared seeds nothing is called better
 
-# Beside what changes no result, what varies by design: seed and split over the runs of a trial; the data's root and the
-# path of the weights, for which fingerprint and hash stand on every machine; the further test sets, which no run learns
-# from.
+# Beside what changes no result, what varies by design: seed and split over the runs of a trial; where data and
+# weights are, for which fingerprint and hash stand on every machine; the further test sets, which no run learns from.
 NOT_A_TRIAL = NOT_IN_THE_RESULT | {
     *("seed", "dataset.fold", "dataset.split_seed"),
-    *("dataset.root", "dataset.tests", "backbone.weights"),
+    *("dataset.root", "dataset.path", "dataset.repo", "dataset.tests", "backbone.weights"),
 }
 
 

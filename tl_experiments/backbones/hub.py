@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import logging
-import threading
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled
 from timm.models._hub import check_cached_file, download_cached_file
 
 from tl_experiments.errors import WeightsError, first_line
+from tl_experiments.network import REQUEST_S, answer
 
-T = TypeVar("T")
-
-# Without network the answer must come at once: the hub's own retries take most of a minute.
-_REQUEST_S = 4.0
-_ANSWER_S = 8.0
 _SAFE = {"pytorch_model.bin": "model.safetensors", "open_clip_pytorch_model.bin": "open_clip_model.safetensors"}
 
 
@@ -96,7 +91,7 @@ def fetch_from_hub(repo: str, filenames: tuple[str, ...], revision: str | None, 
         url = huggingface_hub.hf_hub_url(repo, name, revision=revision)
         try:
             # One question without retries first: the download itself would ask for most of a minute.
-            _answer(lambda url=url: huggingface_hub.get_hf_file_metadata(url, timeout=_REQUEST_S))  # type: ignore[misc]
+            answer(lambda url=url: huggingface_hub.get_hf_file_metadata(url, timeout=REQUEST_S))  # type: ignore[misc]
             return Path(huggingface_hub.hf_hub_download(repo, name, revision=revision, cache_dir=cache_dir))
         except EntryNotFoundError:
             continue
@@ -120,12 +115,12 @@ def _from_url(url: str | tuple[str, str], cache_dir: str | None) -> tuple[Path, 
     address = url if isinstance(url, str) else url[0]
 
     def ask() -> None:
-        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=_REQUEST_S):
+        with urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=REQUEST_S):
             pass
 
     try:
         if not check_cached_file(url, check_hash=False, cache_dir=cache_dir):
-            _answer(ask)
+            answer(ask)
         return Path(download_cached_file(url, check_hash=False, cache_dir=cache_dir)), address
     except Exception as error:
         raise _not_here(Path(address).name, f"from {address}", first_line(error), f"curl -LO {address}") from None
@@ -137,24 +132,3 @@ def _not_here(file: str, where: str, reason: str, command: str) -> WeightsError:
         f"{file} {where} is not on this disk and cannot be fetched ({reason})",
         f"fetch it with network ({command}) into the cache of this machine, or backbone.weights=<that file> or random",
     )
-
-
-def _answer(question: Callable[[], T]) -> T:
-    """What ``question`` returns or raises, or a ``TimeoutError``: name servers and dead routes know no time limit."""
-    result: list[T] = []
-    failure: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            result.append(question())
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_ANSWER_S)
-    if failure:
-        raise failure[0]
-    if not result:
-        raise TimeoutError(f"no answer within {_ANSWER_S:g} s")
-    return result[0]

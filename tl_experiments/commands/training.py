@@ -98,6 +98,7 @@ class TrainCommand:
 
     def run_many(self, jobs: Sequence[Job], overrides: list[str]) -> int:
         """Run those that are not done, each in a process of its own, and compare the arms."""
+        from tl_experiments.analysis.arms import choose_trial
         from tl_experiments.sweeps.jobs import sweep_folder, without_secrets
         from tl_experiments.sweeps.lock import running_here
         from tl_experiments.sweeps.sweep import preview, run_sweep
@@ -106,11 +107,13 @@ class TrainCommand:
         trackers = jobs[0].config.tracker.chosen()
         check_installed(trackers)
         folder = sweep_folder(jobs, overrides)
+        if any(job.config.tuning_seed != jobs[0].config.tuning_seed for job in jobs):
+            raise ConfigError("tuning_seed", "swept, but a sweep is tuned on one seed", "give one tuning_seed=")
         if any(job.config.dry_run for job in jobs):
             sys.stdout.write(preview(without_secrets(jobs), folder) + "\n")
             return OK
         with interrupt.installed(at_once=True), running_here(folder), following(folder, trackers):
-            outcome = run_sweep(without_secrets(jobs), folder, self.line)
+            outcome = run_sweep(without_secrets(jobs), folder, self.line, choose_trial)
             self._show(outcome, compare=self.verb == "train" and not jobs[0].config.debug.no_result)
         return self._name_failures(outcome)
 
@@ -148,7 +151,8 @@ class RatesCommand(TrainCommand):
         from tl_experiments.training.lr_range import range_test
         from tl_experiments.training.preflight import check_data
 
-        check_data(job.config for job in jobs)
+        folder = sweep_folder(jobs, overrides)
+        check_data((job.config for job in jobs), folder)
         curves = []
         for number, job in enumerate(jobs, start=1):
             assert isinstance(job.config, LrConfig)  # the verb's root config makes it one
@@ -158,7 +162,7 @@ class RatesCommand(TrainCommand):
                 f"[{number}/{len(jobs)}] {plain(curve.arm['freeze_strategy'])} seed {curve.seed}: "
                 f"{len(curve.losses)} steps up to {curve.learning_rates[-1]:.2g}\n"
             )
-        data, picture = write_curves(curves, sweep_folder(jobs, overrides))
+        data, picture = write_curves(curves, folder)
         sys.stdout.write(
             f"{table(curves)}\n\nrule: what optimizer.lr_factor multiplies; steepest: where the loss falls fastest;\n"
             "minimum/10: a tenth of the rate at which it is lowest. A good rate for a whole run lies\n"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from tl_experiments.config.ranges import require
 from tl_experiments.errors import ConfigError
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("._-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +76,24 @@ class _DatasetOptions:
         folds = self.folds
         require(folds is None or folds >= 2, "folds", folds, "2 or more, or null")
         require(0 <= self.fold < (folds or 1), "fold", self.fold, f"0 to {folds - 1}" if folds else "0 without folds")
+        require(
+            len(self.test_sets) == len(self.tests) and "" not in self.test_sets,
+            "tests",
+            ", ".join(map(repr, self.tests)),
+            "names with letters or digits, by which they can be told apart",
+        )
         require(self.max_pixels > 0, "max_pixels", self.max_pixels, "1 or more")
         require(self.preload_max_bytes >= 0, "preload_max_bytes", self.preload_max_bytes, "0 or more")
+
+    @property
+    def test_sets(self) -> dict[str, str]:
+        """``tests``, sorted, under names of letters, digits and . _ - alone, which fit into files and keys."""
+        return {_slug(name): path for name, path in sorted(self.tests.items())}
+
+    @property
+    def location(self) -> str | None:
+        """Where the data is, as it was given; None where it comes with a package, so that it cannot change."""
+        return None
 
     def labels_seed(self, seed: int) -> int | None:
         """The seed on which the labels that a run of ``seed`` uses depend; None where it uses all."""
@@ -133,8 +154,144 @@ class ImageFolder(_DatasetOptions):
         if self.root is None:
             raise ConfigError("root", "no folder given", "dataset.root=$HOME/photos")
 
+    @property
+    def location(self) -> str | None:
+        return self.root
 
-Dataset = Digits | Letters | ImageFolder
+
+@dataclass(frozen=True, kw_only=True)
+class CsvFile(_DatasetOptions):
+    """Images named by a table, with a row for each: csv, or tsv.
+
+    Args:
+        path: The table.
+        root: Folder that the paths in it are relative to; null is the table's.
+        path_column: Column of the paths.
+        label_column: Column of the class names.
+        split_column: Column of the words train, val and test; only a table without a column ``split`` is not split.
+        classes: Class names in label order; null takes those of train, in numerical order where all are integers, else
+            sorted as text.
+        channels: As of ``ImageFolder``.
+    """
+
+    name: Literal["csv"]
+    path: str | None
+    root: str | None
+    path_column: str
+    label_column: str
+    split_column: str
+    classes: tuple[str, ...] | None
+    channels: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.channels > 0, "channels", self.channels, "1 or more")
+        if self.path is None:
+            raise ConfigError("path", "no table given", "dataset.path=$HOME/labels.csv")
+
+    @property
+    def location(self) -> str | None:
+        return self.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Npz(_DatasetOptions):
+    """Images and labels as arrays of one ``.npz`` file, named as MedMNIST or Keras name them, or ``x`` and ``y``.
+
+    Args:
+        path: The file.
+        classes: Class names in label order; null takes the labels of train.
+        channels: 3 makes grey images colour, 1 colour images grey; of images with other channels, how many they have.
+    """
+
+    name: Literal["npz"]
+    path: str | None
+    classes: tuple[str, ...] | None
+    channels: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.channels > 0, "channels", self.channels, "1 or more")
+        if self.path is None:
+            raise ConfigError("path", "no file given", "dataset.path=$HOME/pathmnist.npz")
+
+    @property
+    def location(self) -> str | None:
+        return self.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchvisionSet(_DatasetOptions):
+    """A published dataset in the files that torchvision reads, under torchvision's name of it.
+
+    Args:
+        root: Folder in which torchvision looks for the set's own folder.
+        download: Fetch what is not there.
+    """
+
+    name: Literal[
+        "cifar10",
+        "cifar100",
+        "flowers102",
+        "oxford_pets",
+        "food101",
+        "eurosat",
+        "dtd",
+        "stanford_cars",
+        "fgvc_aircraft",
+        "stl10",
+        "svhn",
+        "caltech101",
+        "pcam",
+    ]
+    root: str
+    download: bool
+    channels: ClassVar[int] = 3
+
+    @property
+    def location(self) -> str | None:
+        return self.root
+
+
+@dataclass(frozen=True, kw_only=True)
+class HuggingFace(_DatasetOptions):
+    """A dataset of images on the Hugging Face hub, or a folder that the library ``datasets`` reads.
+
+    Args:
+        repo: ``owner/name`` on the hub, or the folder.
+        config_name: Which of its configurations; null where there is one.
+        revision: Branch, tag or commit; null is the newest commit.
+        image_column: Null is the one column of images.
+        label_column: Null is the one column of class labels, or else ``label``.
+        splits: Its split for each of train, val and test; those that are not named are not used. Empty takes the
+            splits whose names are train, val (valid, validation, dev) and test.
+    """
+
+    name: Literal["hugging_face"]
+    repo: str | None
+    config_name: str | None
+    revision: str | None
+    image_column: str | None
+    label_column: str | None
+    splits: Mapping[str, str]
+    channels: ClassVar[int] = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.repo is None:
+            raise ConfigError("repo", "no dataset given", "dataset.repo=owner/name, or a folder")
+        for split in self.splits:
+            require(split in ("train", "val", "test"), "splits", split, "train, val and test as keys")
+
+    @property
+    def location(self) -> str | None:
+        return self.repo
+
+
+Dataset = Digits | Letters | ImageFolder | CsvFile | Npz | TorchvisionSet | HuggingFace
+
+# Names of those whose images stand in an array: there is nothing to decode, hence nothing to share or to price.
+IN_MEMORY = frozenset({"digits", "letters", "npz", "cifar10", "cifar100", "stl10", "svhn"})
 
 
 @dataclass(frozen=True, kw_only=True)

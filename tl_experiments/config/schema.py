@@ -111,6 +111,12 @@ class TrainConfig:
         if self.augmentation.name != "none":
             what = f"{name}, which sees each image once, together with augmentation={self.augmentation.name}"
             raise ConfigError("head", what, "augmentation=none, or head=linear")
+        if self.objective.class_weights != "none":
+            what = f"{self.objective.class_weights} together with {name}, which is solved and weighs all images equally"
+            raise ConfigError("objective.class_weights", what, "objective.class_weights=none, or head=linear")
+        if self.dataset.sampling != "uniform":
+            what = f"{self.dataset.sampling} together with {name}, which sees each image once"
+            raise ConfigError("dataset.sampling", what, "dataset.sampling=uniform, or head=linear")
 
     def rule(self) -> float | None:
         """``optimizer.lr``, or the strategy's rule times ``optimizer.lr_factor``; None where there is neither."""

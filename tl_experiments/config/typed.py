@@ -73,7 +73,7 @@ def members(cls: type, group: str) -> dict[str, type]:
 
 
 def _by_name(choices: list[Any]) -> dict[str, Any]:
-    return {typing.get_args(_hints(choice)["name"])[0]: choice for choice in choices}
+    return {name: choice for choice in choices for name in typing.get_args(_hints(choice)["name"])}
 
 
 @cache

@@ -5,21 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from tl_experiments.config.datasets import Augmentation, Dataset, NoAugmentation
-from tl_experiments.data.batches import batch_notes, eval_batches, step_batches, steps_per_epoch
+from tl_experiments.data.batches import Drawn, batch_notes, eval_batches, step_batches, steps_per_epoch
 from tl_experiments.data.dataset import Batches
 from tl_experiments.data.decoded import DecodedImages
-from tl_experiments.data.items import SPLITS, Source, Split
+from tl_experiments.data.findings import leakage_notes
+from tl_experiments.data.items import Source, Split
 from tl_experiments.data.mixing import mixed
 from tl_experiments.data.serving import Serving
 from tl_experiments.data.sources import open_dataset
 from tl_experiments.data.splits import Indices, few
 from tl_experiments.data.transforms import Geometry
+from tl_experiments.safe_text import storable
 from tl_experiments.types import Batch, DataSpec
 
 
@@ -68,24 +69,28 @@ class TransferDataModule:
         opened = open_dataset(cfg, seed, source=decoded.source if decoded else source)
         source, used = opened.source, few(opened.used, images_per_split, evaluate_on_train)
         self._source, self._splits = source, used
-        sizes: dict[str, int] = {split: used.indices[split].size for split in SPLITS}
+        sizes = {split: indices.size for split, indices in used.indices.items()}
+        notes = (*source.notes, *used.notes, *leakage_notes(source, opened.used.indices))
         self.spec = DataSpec(
-            source.classes,
+            tuple(map(storable, source.classes)),
             sizes,
             opened.fingerprint,
-            (*source.notes, *used.notes, *batch_notes(sizes["train"], batch_size)),
+            (*map(storable, notes), *batch_notes(sizes["train"], batch_size)),
             channels=cfg.channels,
+            skipped={storable(item): storable(reason) for item, reason in source.skipped.items()},
         )
         self.steps_per_epoch = steps_per_epoch(sizes["train"], batch_size)
         self._labels = torch.tensor([item.label for item in source.items])
+        balanced = cfg.sampling == "balanced"
+        self._balanced = self.labels(self.items("train")).numpy() if balanced else None
         self._augmentation, self._geometry, self._seed = augmentation, geometry, seed
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
         shared = decoded if decoded is not None and decoded.holds(geometry) else None
         self._serving = Serving(source, shared, geometry, cfg.channels, num_workers, cfg.preload_max_bytes)
 
     def item_ids(self, split: Split) -> tuple[str, ...]:
-        """Ids of the split's images, in the order of ``eval_loader``."""
-        return tuple(self._source.items[index].id for index in self._splits.indices[split])
+        """Ids of the split's images, in the order of ``eval_loader``, as text that every file takes."""
+        return tuple(storable(self._source.items[index].id) for index in self._splits.indices[split])
 
     def ordered(self, seed: int, batch_size: int, eval_batch_size: int) -> TransferDataModule:
         """The same images in the batches of another run."""
@@ -111,9 +116,9 @@ class TransferDataModule:
         self._serving.serve(device, hold_bytes)
 
     @property
-    def n_items(self) -> int:
-        """Items of the source, used or not."""
-        return len(self._source.items)
+    def tests(self) -> tuple[Split, ...]:
+        """The splits that are looked at once, at the end: ``test``, then the further test sets."""
+        return self._splits.tests
 
     @property
     def source_fingerprint(self) -> str:
@@ -137,15 +142,15 @@ class TransferDataModule:
         """Labels of items of the source, int64 ``(n,)``."""
         return self._labels[torch.from_numpy(items)]
 
-    def step_positions(self, first_step: int, end_step: int) -> Iterator[tuple[int, Indices]]:
-        """Epoch and positions in the train split of each batch of the steps [first_step, end_step)."""
-        return step_batches(self.spec.sizes["train"], self._batch_size, self._seed, first_step, end_step)
+    def step_positions(self, first_step: int, end_step: int) -> Iterator[Drawn]:
+        """What of the train split each batch of the steps [first_step, end_step) shows."""
+        n = self.spec.sizes["train"]
+        return step_batches(n, self._batch_size, self._seed, first_step, end_step, self._balanced)
 
-    def eval_items(self, split: Literal["val", "test"]) -> list[Indices]:
+    def eval_items(self, split: Split) -> list[Indices]:
         """The items of each batch of a whole split."""
-        return [
-            self.items(split)[positions] for positions in eval_batches(self.spec.sizes[split], self._eval_batch_size)
-        ]
+        batches = eval_batches(self.spec.sizes[split], self._eval_batch_size)
+        return [self.items(split)[drawn.positions] for drawn in batches]
 
     def images(self, items: Indices, view: int | None = None) -> Tensor:
         """Decoded and transformed, uint8 ``(n, channels, size, size)``.
@@ -172,11 +177,10 @@ class TransferDataModule:
 
         return Batches(start, end_step - first_step)
 
-    def eval_loader(self, split: Literal["val", "test"]) -> Batches:
+    def eval_loader(self, split: Split) -> Batches:
         """All images of the split once, in the order of ``item_ids``, without augmentation."""
-        batches = eval_batches(self.spec.sizes[split], self._eval_batch_size)
-        plan = [(0, positions) for positions in batches]
+        plan = eval_batches(self.spec.sizes[split], self._eval_batch_size)
         return Batches(lambda: self._make(split, NoAugmentation(name="none"), plan), len(plan))
 
-    def _make(self, split: Split, augmentation: Augmentation, plan: Iterable[tuple[int, Indices]]) -> Iterator[Batch]:
+    def _make(self, split: Split, augmentation: Augmentation, plan: Iterable[Drawn]) -> Iterator[Batch]:
         return self._serving.batches(split, self._splits.indices[split], augmentation, self._seed, plan)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from tl_experiments import interrupt
+from tl_experiments.data.batches import Drawn
 from tl_experiments.data.items import Source
 from tl_experiments.data.originals import decoding_threads
 from tl_experiments.data.splits import Indices
@@ -23,8 +24,9 @@ from tl_experiments.types import Batch
 class ImageItems(Dataset[Batch]):
     """Images of one split, decoded whenever they are asked for.
 
-    A key is ``(epoch, position)``, where the position counts the images of the split. A random transform's result
-    depends on the seed, the epoch and the item only: not on the worker, the batch or the order.
+    A key is ``(epoch, position, view)``, where the position counts the images of the split, and the view how often the
+    epoch has shown the image before. A random transform's result depends on the seed, the epoch, the item and the view
+    only: not on the worker, the batch or the order.
 
     Args:
         source: Where the images come from.
@@ -39,20 +41,20 @@ class ImageItems(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
+    def __getitem__(self, key: tuple[int, int, int]) -> Batch:
         """One image, without the batch dimension.
 
         Raises:
             DataError: It cannot be decoded.
         """
-        epoch, position = key
+        epoch, position, view = key
         index = int(self.indices[position])
-        with seeded(sample_seed(self.seed, epoch, index)):
+        with seeded(sample_seed(self.seed, epoch, index, view)):
             image = self.transform(self.source.load(index))
         label = torch.tensor(self.source.items[index].label)
         return {"image": image, "label": label, "index": torch.tensor(index)}
 
-    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch | DataError:
+    def __getitems__(self, keys: Sequence[tuple[int, int, int]]) -> Batch | DataError:
         """A whole batch; a DataError is returned, since DataLoader would raise it as another type from a worker."""
         try:
             return _stack([self[key] for key in keys])
@@ -141,14 +143,12 @@ class Batches:
         return self.length
 
 
-def live_batches(
-    images: ImageItems, plan: Iterable[tuple[int, Indices]], num_workers: int, pinned: bool = False
-) -> Iterator[Batch]:
+def live_batches(images: ImageItems, plan: Iterable[Drawn], num_workers: int, pinned: bool = False) -> Iterator[Batch]:
     """Decode images as they are needed, in ``num_workers`` processes, or in this one where that is 0.
 
     Args:
         images: The split.
-        plan: Epoch and positions of each batch.
+        plan: What each batch shows.
         num_workers: Changes the speed only.
         pinned: Put the batches into pinned memory, from which a GPU copies without anybody waiting.
 
@@ -157,7 +157,7 @@ def live_batches(
     """
     loader: DataLoader[Batch] = DataLoader(
         images,
-        batch_sampler=([(epoch, int(position)) for position in positions] for epoch, positions in plan),
+        batch_sampler=(_keys(drawn) for drawn in plan),
         collate_fn=_as_it_is,
         num_workers=num_workers,
         pin_memory=pinned,
@@ -168,6 +168,11 @@ def live_batches(
         if isinstance(batch, DataError):
             raise batch
         yield batch
+
+
+def _keys(drawn: Drawn) -> list[tuple[int, int, int]]:
+    shown = zip(drawn.positions.tolist(), drawn.views.tolist(), strict=True)
+    return [(drawn.epoch, position, view) for position, view in shown]
 
 
 def _as_it_is(batch: Any) -> Any:

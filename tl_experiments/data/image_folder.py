@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from functools import partial
 from pathlib import Path
 
-from tl_experiments.data.decode import ARRAY, load_image
-from tl_experiments.data.digests import file_digests
-from tl_experiments.data.items import SPLITS, Item, Picture, Source, Split
+from tl_experiments.data.checking import Files
+from tl_experiments.data.decode import ARRAY, MAX_PIXELS
+from tl_experiments.data.items import SPLITS, Item, Source, Split
 from tl_experiments.errors import DataError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ARRAY})
@@ -19,7 +18,14 @@ _KEY = "dataset.root"
 _Folders = dict[tuple[Split | None, str], list[str]]  # (split, class) -> names of its images
 
 
-def open_image_folder(root: str, allow_empty: bool, channels: int = 3, digests: Path | None = None) -> Source:
+def open_image_folder(
+    root: str,
+    allow_empty: bool,
+    channels: int = 3,
+    max_pixels: int = MAX_PIXELS,
+    digests: Path | None = None,
+    min_classes: int = 2,
+) -> Source:
     """Read ``root/train|val|test/<class>/<image>`` or ``root/<class>/<image>``.
 
     The splits' folders must have exactly these names, and images stand directly in their class's folder: what lies
@@ -30,11 +36,13 @@ def open_image_folder(root: str, allow_empty: bool, channels: int = 3, digests: 
         root: The folder; ``~`` and environment variables are expanded.
         allow_empty: Leave class folders without an image out, with a note, instead of refusing them.
         channels: That every image is loaded with; see ``load_image``.
-        digests: Folder in which the files' digests are remembered; None reads every file for the fingerprint.
+        max_pixels: Of the largest image that is decoded.
+        digests: Folder in which is remembered what is known of the files; None reads every file for the fingerprint.
+        min_classes: Fewer are refused.
 
     Raises:
         DataError: The root is missing, a file, empty or laid out otherwise; there is no train split; a class folder is
-            empty; val or test has a class that train has not; there is only one class; a file cannot be read.
+            empty; val or test has a class that train has not; there are too few classes; a file cannot be read.
     """
     folder = Path(os.path.expandvars(root)).expanduser()
     found = _scan(folder)
@@ -44,7 +52,7 @@ def open_image_folder(root: str, allow_empty: bool, channels: int = 3, digests: 
         raise DataError(_KEY, what, "fill or remove them, or dataset.allow_empty=true to leave them out")
     notes = (f"Left out for want of images: {_some(empty)}.",) if empty else ()
     filled = {key: files for key, files in found.items() if files}
-    classes = _classes(filled)
+    classes = _classes(filled, min_classes)
     label = {name: number for number, name in enumerate(classes)}
     paths: list[str] = []
     items: list[Item] = []
@@ -52,11 +60,8 @@ def open_image_folder(root: str, allow_empty: bool, channels: int = 3, digests: 
         for file in files:
             paths.append("/".join(filter(None, (split, name, file))))
             items.append(Item(paths[-1], label[name], split))
-    load, contents = (
-        partial(_load, folder, tuple(paths), channels),
-        partial(file_digests, folder, tuple(paths), digests),
-    )
-    return Source(classes, tuple(items), load, contents, notes)
+    images = Files(folder, paths, channels, max_pixels, digests)
+    return Source(classes, tuple(items), images.load, images.digests, notes, check=images.check)
 
 
 def _scan(root: Path) -> _Folders:
@@ -103,22 +108,17 @@ def _list(folder: Path) -> tuple[list[str], list[str]]:
     return [name for name, is_dir in visible if is_dir], images
 
 
-def _classes(filled: _Folders) -> tuple[str, ...]:
+def _classes(filled: _Folders, min_classes: int) -> tuple[str, ...]:
     """The classes of train, or of the whole folder where it is not split; those of val and test lie within."""
     classes = sorted({name for split, name in filled if split in (None, "train")})
     extra = [f"{split}/{name}" for split, name in filled if name not in classes]
     if extra:
         what = f"{_some(extra)} without images of that class in train, which has {_some(classes)}"
         raise DataError(_KEY, what, "add the class to train, or remove it from the other split")
-    if len(classes) < 2:
-        raise DataError(
-            _KEY, f"{len(classes)} class ({_some(classes)}), expected 2 or more", "add another class folder"
-        )
+    if len(classes) < min_classes:
+        what = f"{len(classes)} class ({_some(classes)}), expected {min_classes} or more"
+        raise DataError(_KEY, what, "add another class folder")
     return tuple(classes)
-
-
-def _load(root: Path, paths: tuple[str, ...], channels: int, index: int) -> Picture:
-    return load_image(root / paths[index], channels)
 
 
 def _some(names: Collection[str], limit: int = 5) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Split = Literal["train", "val", "test"]
+Split = str  # one of SPLITS, or ``test/<name>`` of a further test set
 Picture = Image.Image | NDArray[np.uint8]  # of mode L, RGB or RGBA, or (height, width, channels)
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
@@ -33,6 +32,31 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """What reading and decoding the file of an item once has told.
+
+    Args:
+        path: Where it is, for who looks for it.
+        digest: sha256 of its bytes, as hexadecimal digits; empty where it cannot be read.
+        width: In pixels, as stored; 0 where no header could be read.
+        height: Likewise.
+        mode: Pillow's name, for example ``RGB``; of an array its number of channels.
+        format: For example ``JPEG``, ``NPY`` of an array; empty where there is none that is read.
+        signature: Perceptual hash of 64 bits; None of an image that cannot be decoded, or has nothing to tell it by.
+        problem: Why it cannot be used, in a few words; None where it can.
+    """
+
+    path: str
+    digest: str
+    width: int
+    height: int
+    mode: str
+    format: str
+    signature: int | None
+    problem: str | None
+
+
+@dataclass(frozen=True)
 class Source:
     """A dataset as it stands, in an order that does not change from run to run.
 
@@ -43,6 +67,8 @@ class Source:
         contents: Reads every image's bytes, or a digest of them, in order; called only for the fingerprint.
         notes: What a reader of the results must know about the source.
         decoded_in_memory: Whether ``load`` only takes an image out of an array: nothing to gain from a cache.
+        check: Reads and decodes every item once, in order, or remembers it; None where there are no files to be broken.
+        skipped: Id -> reason, of items that were left out because they cannot be decoded.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +77,8 @@ class Source:
     contents: Callable[[], Iterable[str | bytes]]
     notes: tuple[str, ...] = ()
     decoded_in_memory: bool = False
+    check: Callable[[], Sequence[Checked]] | None = None
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tl_experiments.config.datasets import Augmentation, NoAugmentation
+from tl_experiments.data.batches import Drawn
 from tl_experiments.data.dataset import ImageItems, Preloaded, decode, live_batches
 from tl_experiments.data.decoded import DecodedImages, Shared
 from tl_experiments.data.device import DeviceOriginals, HeldSplit, Room, augmented, to_device
@@ -22,7 +23,7 @@ from tl_experiments.data.transforms import Geometry, Transform, sample_seed, ten
 from tl_experiments.types import Batch
 
 _PLAIN = NoAugmentation(name="none")
-Plan = Iterable[tuple[int, Indices]]
+Plan = Iterable[Drawn]
 
 
 class Serving:
@@ -93,7 +94,7 @@ class Serving:
             indices: Its items, ``(n,)``.
             augmentation: Of the images.
             seed: Of its randomness.
-            plan: Epoch and positions in the split of each batch.
+            plan: What of the split each batch shows.
         """
         device_transform = tensor_transform(augmentation, self._geometry)
         if isinstance(augmentation, NoAugmentation):
@@ -113,11 +114,11 @@ class Serving:
             else:
                 self._held[split] = images
         held = self._held[split]
-        for _, positions in plan:
+        for drawn in plan:
             if isinstance(held, HeldSplit):
-                yield held.batch(positions)
+                yield held.batch(drawn.positions)
             else:
-                yield self._moved(held.batch(positions, self._pinned))
+                yield self._moved(held.batch(drawn.positions, self._pinned))
 
     def _hold(self, indices: Indices) -> Preloaded | Shared:
         if self._decoded is not None:
@@ -134,14 +135,12 @@ class Serving:
             self.images_decoded += len(batch["label"])
             yield self._moved(batch)
 
-    def _random(
-        self, indices: Indices, transform: Transform, seed: int, plan: Sequence[tuple[int, Indices]]
-    ) -> Iterator[Batch]:
+    def _random(self, indices: Indices, transform: Transform, seed: int, plan: Sequence[Drawn]) -> Iterator[Batch]:
         """Random views, made on the CPU of originals that are held, or decoded."""
         originals = self._originals
         before = originals.decoded
         if self._num_workers and plan:  # what a worker holds ends with it
-            originals.fill(indices[np.concatenate([positions for _, positions in plan])])
+            originals.fill(indices[np.concatenate([drawn.positions for drawn in plan])])
         load = partial(originals.load, keep=not self._num_workers)
         images = ImageItems(replace(self._source, load=load), indices, transform, seed)
         for batch in live_batches(images, plan, self._num_workers, self._pinned):
@@ -157,15 +156,16 @@ class Serving:
         indices: Indices,
         transform: Callable[[Tensor], Tensor],
         seed: int,
-        plan: Sequence[tuple[int, Indices]],
+        plan: Sequence[Drawn],
     ) -> Iterator[Batch]:
         """Random views, made on the device."""
         labels = torch.tensor([self._source.items[index].label for index in indices])
-        with closing(originals.batches(indices[positions] for _, positions in plan)) as batches:
+        with closing(originals.batches(indices[drawn.positions] for drawn in plan)) as batches:
             before = originals.decoded
-            for (epoch, positions), images in zip(plan, batches, strict=True):
+            for (epoch, positions, views), images in zip(plan, batches, strict=True):
                 items = indices[positions]
-                seeds = [sample_seed(seed, epoch, index) for index in items.tolist()]
+                shown = zip(items.tolist(), views.tolist(), strict=True)
+                seeds = [sample_seed(seed, epoch, index, view) for index, view in shown]
                 self.images_decoded += originals.decoded - before
                 before = originals.decoded
                 made = augmented(images, transform, seeds)

@@ -17,24 +17,44 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Splits:
-    """Positions of items in their source, ascending, for each split; and what a reader must know about them."""
+    """Positions of items in their source, ascending; and what a reader must know about them.
+
+    Args:
+        indices: Of each split: train, val, test, then further test sets by name.
+        notes: In whole sentences.
+    """
 
     indices: Mapping[Split, Indices]
     notes: tuple[str, ...] = ()
 
     def fingerprint(self, items: Sequence[Item]) -> str:
         """sha256 over the item ids of each split."""
-        return fingerprint(*((items[index].id for index in self.indices[split]) for split in SPLITS))
+        return fingerprint(*((items[index].id for index in indices) for indices in self.indices.values()))
+
+    @property
+    def tests(self) -> tuple[Split, ...]:
+        """``test``, then the further test sets."""
+        return tuple(split for split in self.indices if split not in ("train", "val"))
 
 
 def assign_splits(
-    items: Sequence[Item], classes: Sequence[str], *, val_fraction: float, test_fraction: float, seed: int
+    items: Sequence[Item],
+    classes: Sequence[str],
+    *,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    folds: int | None = None,
+    fold: int = 0,
 ) -> Splits:
     """Use the splits that the items come in, and carve the missing ones out of train, stratified.
 
     A given train, val and test are used as they are. Without a test split, val serves as test and a new val is carved
     out of train, so that the epoch is never selected on the images that are reported. Without any split but train,
-    both are carved out.
+    both are carved out. Further test sets stay what they are.
+
+    In cross-validation all images but those of a given test split are divided into ``folds`` parts, of which one is
+    test and a val is carved out of the others; where a test split is given, the part is val.
 
     Args:
         items: All items of a source.
@@ -42,17 +62,31 @@ def assign_splits(
         val_fraction: Share of the items in train, or without a split, that becomes val, in (0, 1).
         test_fraction: Share of them that becomes test where no val and no test is given, in (0, 1).
         seed: Seed of the carving; a class's order depends on it, the class's name and its items' ids only.
+        folds: Parts in cross-validation, 2 or more; None uses the splits.
+        fold: Which of the parts, in [0, folds).
 
     Raises:
         DataError: There is no train split, or a class has too few images to be in every split.
     """
     given: dict[Split, Indices] = {split: _positions(items, split) for split in SPLITS}
+    given |= {split: _positions(items, split) for split in sorted({item.split or "" for item in items} - {"", *SPLITS})}
     given["train"] = np.sort(np.concatenate([given["train"], _positions(items, None)]))
     if not given["train"].size:
         raise DataError("dataset", "no training images, expected a train split or no splits", "add a train split")
     carved: dict[Split, float] = {}
     notes = []
-    if not given["val"].size:
+    if folds is not None:
+        pool = np.sort(np.concatenate([given["train"], given["val"]]))
+        held_out = "val" if given["test"].size else "test"
+        part = stratified_folds(class_orders(items, classes, pool, f"folds {seed}"), folds)[fold]
+        given |= {"train": np.setdiff1d(pool, part), "val": pool[:0], held_out: part}
+        if held_out == "test":
+            carved["val"] = val_fraction
+        notes.append(
+            f"Cross-validation: part {fold} of {folds}, counted from 0, is {held_out}: {part.size} of {pool.size} "
+            f"images (stratified, split_seed {seed})."
+        )
+    elif not given["val"].size:
         carved["val"] = val_fraction
         if not given["test"].size:
             carved["test"] = test_fraction
@@ -66,11 +100,10 @@ def assign_splits(
         given |= stratified_split(orders, carved)
         parts = " and ".join(f"{given[split].size} as {split}" for split in carved)
         notes.append(f"Carved out of {total} training images: {parts} (stratified, split_seed {seed}).")
-    for split in SPLITS[1:]:
+    for split in given:
         present = {items[index].label for index in given[split]}
-        notes += [
-            f"{split} has no image of {name} (n=0)." for label, name in enumerate(classes) if label not in present
-        ]
+        if absent := [name for label, name in enumerate(classes) if label not in present]:
+            notes.append(f"{split} has no image of {_some(absent)} (n=0).")
     return Splits(given, tuple(notes))
 
 
@@ -122,9 +155,11 @@ def few(splits: Splits, images: int | None, same: bool) -> Splits:
     Args:
         splits: All that is used.
         images: 1 or more; None keeps all.
-        same: Whether val and test become the training images.
+        same: Whether val and test become the training images; further test sets stay.
     """
-    kept: dict[Split, Indices] = {split: splits.indices["train" if same else split] for split in SPLITS}
+    kept = dict(splits.indices)
+    if same:
+        kept |= dict.fromkeys(SPLITS, splits.indices["train"])
     if images is not None:
         kept = {
             split: indices[np.linspace(0, indices.size - 1, min(images, indices.size)).round().astype(int)]
@@ -159,6 +194,28 @@ def stratified_split(orders: Mapping[str, Indices], carved: Mapping[Split, float
         for part, indices in zip(parts, (remaining, *cut), strict=True):
             shares[part].append(indices)
     return {part: np.sort(np.concatenate(indices)) for part, indices in shares.items()}
+
+
+def stratified_folds(orders: Mapping[str, Indices], folds: int) -> list[Indices]:
+    """Deal the classes' orders out like cards, one class after the other, so that parts and classes differ by one.
+
+    Each part has as many images of each class as scikit-learn's ``StratifiedKFold`` gives it.
+
+    Args:
+        orders: Class name -> its items, in the order they are given away.
+        folds: Number of parts, 2 or more.
+
+    Returns:
+        The parts, each ascending.
+
+    Raises:
+        DataError: A class has fewer images than there are parts.
+    """
+    if few := [f"{name} {order.size}" for name, order in orders.items() if order.size < folds]:
+        what = f"images of {_some(few)}, expected {folds} or more of every class: one for each part"
+        raise DataError("dataset.folds", what, "ask for fewer folds, or add images")
+    deck = np.concatenate(list(orders.values()))
+    return [np.sort(deck[fold::folds]) for fold in range(folds)]
 
 
 def class_orders(items: Sequence[Item], classes: Sequence[str], indices: Indices, purpose: str) -> dict[str, Indices]:

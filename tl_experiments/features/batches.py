@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,8 +18,7 @@ from tl_experiments.types import Batch
 
 def count_items(datasets: Sequence[TransferDataModule]) -> int:
     """Of all images that runs over these divisions of a dataset look at."""
-    splits: tuple[Split, ...] = ("train", "val", "test")
-    return np.unique(np.concatenate([data.items(split) for data in datasets for split in splits])).size
+    return np.unique(np.concatenate([data.items(split) for data in datasets for split in data.spec.sizes])).size
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class CachedData:
     def ensure(self, first_step: int, end_step: int) -> None:
         """Encode what the steps [first_step, end_step) train on, and val."""
         needed: dict[int, set[int]] = {}
-        for epoch, positions in self.data.step_positions(first_step, end_step):
-            needed.setdefault(epoch % len(self.training), set()).update(positions.tolist())
+        for drawn in self.data.step_positions(first_step, end_step):
+            needed.setdefault(drawn.epoch % len(self.training), set()).update(drawn.positions.tolist())
         val = self.data.items("val")
         for view, found in needed.items():
             items = self.data.items("train")[np.fromiter(sorted(found), np.int64)]
@@ -64,7 +62,7 @@ class CachedData:
 
     def ensure_all(self, runs: Sequence[tuple[TransferDataModule, int]]) -> None:
         """Encode all images that runs over these divisions of the dataset, of so many epochs, look at."""
-        seen = [data.items(split) for data, _ in runs for split in ("val", "test")]
+        seen = [data.items(split) for data, _ in runs for split in ("val", *data.tests)]
         if self.evaluation in self.training:
             seen += [data.items("train") for data, _ in runs]
         self.evaluation.ensure(np.unique(np.concatenate(seen)))
@@ -78,12 +76,12 @@ class CachedData:
 
         def start() -> Iterator[Batch]:
             items = self.data.items("train")
-            for epoch, positions in self.data.step_positions(first_step, end_step):
-                yield self._batch(self.training[epoch % len(self.training)], items[positions])
+            for drawn in self.data.step_positions(first_step, end_step):
+                yield self._batch(self.training[drawn.epoch % len(self.training)], items[drawn.positions])
 
         return Batches(start, end_step - first_step)
 
-    def eval_loader(self, split: Literal["val", "test"]) -> Batches:
+    def eval_loader(self, split: Split) -> Batches:
         """As ``TransferDataModule.eval_loader``."""
         plan = self.data.eval_items(split)
 

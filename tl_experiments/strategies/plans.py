@@ -29,15 +29,26 @@ Strategy = (
 )
 
 
+def _any_net() -> ModelLayout:
+    names = [f"block{number}" for number in range(64)]
+    blocks = [
+        Block(one, dict.fromkeys((f"{one}.weight", f"{one}.bias", f"{one}.norm"), 1), norms=frozenset({f"{one}.norm"}))
+        for one in names
+    ]
+    return ModelLayout(tuple(blocks), Block("head", {"head.weight": 1, "head.bias": 1}))
+
+
+# As deep as nets are, so that a strategy's plan for it has the shape of its plans for others
+ANY_NET = _any_net()
+
+
 def trains_head_only(strategy: Strategy) -> bool:
-    """Whether every phase of the strategy's plan trains the head alone; asked of its plan for a net of one block."""
-    head = Block("head", {"head.weight": 1})
-    layout = ModelLayout((Block("block", {"block.weight": 1, "block.bias": 1}),), head)
+    """Whether every phase of the strategy's plan trains the head alone, for a net that stands for any."""
     try:
-        plan = strategy.plan(layout)
+        plan = strategy.plan(ANY_NET)
     except ConfigError:  # it names blocks of its own
         return False
-    return all(phase.lr_multiplier.keys() <= head.parameters.keys() for phase in plan)
+    return all(phase.lr_multiplier.keys() <= ANY_NET.head.parameters.keys() for phase in plan)
 
 
 def frozen_prefix(phase: Phase, layout: ModelLayout) -> int:

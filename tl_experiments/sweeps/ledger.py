@@ -15,15 +15,17 @@ from tl_experiments.records import write_atomically
 LEDGER_FILE = "sweep.json"
 SCHEMA_VERSION = 1
 
-State = Literal["pending", "running", "ok", "failed", "diverged", "oom", "skipped", "interrupted"]
+State = Literal["pending", "running", "ok", "failed", "diverged", "oom", "skipped", "interrupted", "unchosen"]
 ENDED_BADLY = ("failed", "diverged", "oom")
+SETTLED = ("ok", "unchosen")
 
 
 @dataclass
 class Entry:
     """One job: its state and, where it did not end well, a one-line cause and the log to read.
 
-    ``skipped`` is a job that the command did not come to, ``interrupted`` one that it began.
+    ``skipped`` is a job that the command did not come to, ``interrupted`` one that it began, ``unchosen`` one of a
+    setting that val did not choose with the tuning seed.
     """
 
     id: str

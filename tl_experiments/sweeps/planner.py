@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tl_experiments.config.datasets import ImageFolder
+from tl_experiments.config.datasets import IN_MEMORY
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import RunRecord
 from tl_experiments.sweeps.costs import CostBook, Price
@@ -97,7 +97,7 @@ def undecoded(tasks: Sequence[Task], book: CostBook) -> list[TrainConfig]:
     return [
         config
         for source, config in configs.items()
-        if isinstance(config.dataset, ImageFolder) and book.decode_s(source) is None
+        if config.dataset.name not in IN_MEMORY and book.decode_s(source) is None
     ]
 
 
@@ -135,14 +135,14 @@ class _Counter:
     def cost(self, task: Task) -> Cost:
         source = source_key(task.jobs[0].config.dataset)
         used = [
-            {str(split): set(indices.tolist()) for split, indices in self._datasets.used(job.config).items()}
+            {split: set(indices.tolist()) for split, indices in self._datasets.used(job.config).items()}
             for job in task.jobs
         ]
         images = {index for splits in used for indices in splits.values() for index in indices}
         decoded = images - self._decoded[source]
         self._decoded[source] |= images
         cost = Cost(
-            decoded=len(decoded) if isinstance(task.jobs[0].config.dataset, ImageFolder) else 0,
+            decoded=0 if task.jobs[0].config.dataset.name in IN_MEMORY else len(decoded),
             cache_bytes=self._decoded_bytes(task, len(decoded)),
         )
         decode_s = self._book.decode_s(source)
@@ -167,13 +167,15 @@ class _Counter:
     def _training(self, config: TrainConfig, sizes: Mapping[str, int]) -> Cost:
         if config.head.is_solved:
             return Cost()
-        looks = config.trainer.max_epochs * sizes["val"] + sizes["test"]
+        once = sum(sizes.values()) - sizes["train"] - sizes["val"]  # the test sets
+        looks = config.trainer.max_epochs * sizes["val"] + once
         visits = config.trainer.max_epochs * sizes["train"] + looks / _FORWARD_OF_STEP
         price = self._book.price(config).train_s
         return Cost(visits=visits, seconds=None if price is None else visits * price)
 
     def _encoding(self, config: TrainConfig, source: str, splits: Mapping[str, set[int]]) -> Cost:
-        train, others, new = splits["train"], splits["val"] | splits["test"], 0
+        train, new = splits["train"], 0
+        others = set[int]().union(*(images for split, images in splits.items() if split != "train"))
         for prefix, views in encoded_views(config).items():
             for view, images in (("", others), *((view, train) for view in sorted(views))):
                 known = self._encoded[source + prefix + view]
@@ -203,17 +205,33 @@ def table(plan: Plan) -> str:
     return f"at most, were nothing kept yet:\n{aligned(lines)}"
 
 
-def comparison(plan: Plan, records: Iterable[RunRecord], seconds: float) -> str:
-    """Predicted against actual, as lines."""
+def account(plan: Plan, records: Iterable[RunRecord], seconds: float) -> dict[str, float | int | None]:
+    """Predicted against actual, as the ledger keeps it; predicted seconds are null where a price was not known."""
     decoded, encoded = _work(records)
     total = plan.total
-    return aligned(
-        [
-            ("", "decoded", "encoded", "seconds"),
-            ("predicted", f"{total.decoded:,}", f"{total.encoded:,}", _seconds(total.seconds)),
-            ("actual", f"{decoded:,}", f"{encoded:,}", _seconds(seconds)),
-        ]
-    )
+    return {
+        "jobs": sum(len(task.todo) for task in plan.tasks),
+        "predicted_s": total.seconds,
+        "actual_s": seconds,
+        "predicted_decoded": total.decoded,
+        "actual_decoded": decoded,
+        "predicted_encoded": total.encoded,
+        "actual_encoded": encoded,
+    }
+
+
+def comparison(spent: Mapping[str, float | int | None]) -> str:
+    """What ``account`` gives, as lines."""
+    rows = [
+        (
+            which,
+            f"{spent[f'{which}_decoded']:,}",
+            f"{spent[f'{which}_encoded']:,}",
+            _seconds(spent[f"{which}_s"]),
+        )
+        for which in ("predicted", "actual")
+    ]
+    return aligned([("", "decoded", "encoded", "seconds"), *rows])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -229,7 +247,7 @@ def _work(records: Iterable[RunRecord]) -> tuple[int, int]:
     """Images decoded from files and images encoded in these runs."""
     decoded = encoded = 0
     for record in records:
-        if record.config["dataset"]["name"] == "image_folder":
+        if record.config["dataset"]["name"] not in IN_MEMORY:
             decoded += record.work.get("images_decoded", 0)
         encoded += record.work.get("images_encoded", 0)
     return decoded, encoded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +13,17 @@ from pathlib import Path
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import StorageError, UserError
 from tl_experiments.interrupt import Interrupted
-from tl_experiments.records import RECORD_FILE, STACKS_FOLDER, RunRecord, remove_resume_points, remove_stale_temporaries
+from tl_experiments.records import STACKS_FOLDER, RunRecord, remove_resume_points, remove_stale_temporaries
+from tl_experiments.sweeps.bookkeeping import Bookkeeper, finished_records, has_record
 from tl_experiments.sweeps.costs import CostBook
-from tl_experiments.sweeps.display import Board, shown
+from tl_experiments.sweeps.display import shown
 from tl_experiments.sweeps.jobs import Job
-from tl_experiments.sweeps.ledger import ENDED_BADLY, Entry, Ledger
+from tl_experiments.sweeps.ledger import ENDED_BADLY, SETTLED, Entry, Ledger
 from tl_experiments.sweeps.local import Slots, run_tasks, slots
 from tl_experiments.sweeps.planner import (
-    Plan,
+    account,
     comparison,
     costs_file,
-    learn,
     make_plan,
     table,
     undecoded,
@@ -31,6 +31,7 @@ from tl_experiments.sweeps.planner import (
 )
 from tl_experiments.sweeps.pricing import complete
 from tl_experiments.sweeps.tasks import LOG_FILE, Task, make_tasks
+from tl_experiments.sweeps.tuning import Choose, stages
 from tl_experiments.sweeps.worker import run_job
 from tl_experiments.training.preflight import Datasets, check_data, check_unchanged
 
@@ -58,29 +59,58 @@ class Outcome:
     common: frozenset[str]
 
 
-def run_sweep(jobs: Sequence[Job], folder: Path, command: str) -> Outcome:
+def run_sweep(jobs: Sequence[Job], folder: Path, command: str, choose: Choose | None = None) -> Outcome:
     """Run the jobs that are not done, each in a process of its own, and enter how each ended in ``sweep.json``.
+
+    Args:
+        jobs: All of the command.
+        folder: Of the sweep.
+        command: As it was typed.
+        choose: Takes one of an arm's settings, by val; for ``tuning_seed``.
 
     Raises:
         DataError: Before any job starts, if a dataset cannot be used as it stands.
     """
+    planned = stages(jobs)
     datasets = _check_data(jobs, folder)
     with _ledger(jobs, folder, command) as ledger:
-        todo = _not_done(jobs, ledger)
-        if todo:
-            tasks = _tasks(jobs, todo, ledger)
-            where = _slots(tasks, ledger)
-            logger.info("sweep %s: %s, %s", folder, _counts(jobs, todo, tasks), _describe(where))
-            book = _book(todo[0].config, where)
-            plan = make_plan(tasks, datasets, book, len(where.devices))
-            _log(table(plan))
-            started = time.perf_counter()
-            keeper = _Bookkeeper(ledger, plan, book, _common(jobs))
-            with shown(keeper.board):
-                run_tasks(tasks, folder, where, keeper)
-            book.write()
-            _log(comparison(plan, _records(todo, folder), time.perf_counter() - started))
-        return _outcome(jobs, todo, ledger)
+        trained = _run(jobs, planned.first, ledger, datasets)
+        if planned.arms:
+            assert choose is not None, "jobs of a sweep with tuning_seed come with a way to choose"
+            records = {record.job_id: record for record in finished_records(planned.first, folder)}
+            second, left_out = planned.second(records, choose)
+            for job_id, cause in left_out.items():
+                ledger.jobs[job_id].state, ledger.jobs[job_id].cause = "unchosen", cause
+            _enter_done(jobs, ledger)  # one may have run in a sweep without tuning
+            trained += _run(jobs, second, ledger, datasets)
+            if left_out:
+                seed = jobs[0].config.tuning_seed
+                logger.info(
+                    "tuned on seed %s: %d jobs of settings that val did not choose are left out", seed, len(left_out)
+                )
+        return _outcome(jobs, trained, ledger)
+
+
+def _run(jobs: Sequence[Job], wanted: Sequence[Job], ledger: Ledger, datasets: Datasets) -> int:
+    """Run those of ``wanted`` that are not done; returns how many were to run."""
+    todo, folder = _not_done(wanted, ledger), ledger.folder
+    if not todo:
+        return 0
+    tasks = _tasks(jobs, todo, ledger)
+    where = _slots(tasks, ledger)
+    logger.info("sweep %s: %s, %s", folder, _counts(wanted, todo, tasks), _describe(where))
+    book = _book(todo[0].config, where)
+    plan = make_plan(tasks, datasets, book, len(where.devices))
+    _log(table(plan))
+    started = time.perf_counter()
+    keeper = Bookkeeper(ledger, plan, book, _common(jobs))
+    with shown(keeper.board):
+        run_tasks(tasks, folder, where, keeper)
+    book.write()
+    spent = account(plan, finished_records(todo, folder), time.perf_counter() - started)
+    ledger.plan.setdefault("costs", []).append(spent)
+    _log(comparison(spent))
+    return len(todo)
 
 
 def preview(jobs: Sequence[Job], folder: Path) -> str:
@@ -89,10 +119,11 @@ def preview(jobs: Sequence[Job], folder: Path) -> str:
     Raises:
         DataError: If a dataset cannot be used as it stands.
     """
+    planned = stages(jobs)
     datasets = _check_data(jobs, folder)
     ledger = Ledger.open(folder)
     ledger.add("", [(job.id, job.overrides) for job in jobs])
-    todo = _not_done(jobs, ledger)
+    todo = _not_done(planned.first, ledger)
     if not todo:
         return f"nothing to run: {len(jobs)} of {len(jobs)} jobs have ended in {folder}"
     tasks = _tasks(jobs, todo, ledger)
@@ -100,7 +131,11 @@ def preview(jobs: Sequence[Job], folder: Path) -> str:
     book = _book(todo[0].config, where)
     complete(book, unpriced(tasks, book), undecoded(tasks, book), where)
     plan = make_plan(tasks, datasets, book, len(where.devices))
-    return f"{folder}: {_counts(jobs, todo, tasks)}, {_describe(where)}\n{table(plan)}"
+    text = f"{folder}: {_counts(planned.first, todo, tasks)}, {_describe(where)}\n{table(plan)}"
+    if later := len(jobs) - len(planned.first):
+        seed = jobs[0].config.tuning_seed
+        text += f"\nthen, of {later} more jobs, those with the settings that val chooses with seed {seed}"
+    return text
 
 
 def run_single(job: Job, folder: Path, command: str) -> Outcome:
@@ -111,10 +146,10 @@ def run_single(job: Job, folder: Path, command: str) -> Outcome:
         Interrupted: By a signal, likewise.
     """
     _check_data([job], folder)
-    if _has_record(folder, job):
+    if has_record(folder, job):
         with _ledger([job], folder, command) as ledger:
             _not_done([job], ledger)
-            return _outcome([job], [], ledger)
+            return _outcome([job], 0, ledger)
     with _ledger([job], folder, command) as ledger:
         entry = ledger.jobs[job.id]
         entry.state = "running"
@@ -125,7 +160,7 @@ def run_single(job: Job, folder: Path, command: str) -> Outcome:
         entry.log = f"{job.id}/{LOG_FILE}" if (folder / job.id / LOG_FILE).exists() else None
         if isinstance(error, UserError | Interrupted):
             raise error
-        return _outcome([job], [job], ledger)
+        return _outcome([job], 1, ledger)
 
 
 @contextmanager
@@ -154,30 +189,33 @@ def _close(ledger: Ledger) -> None:
             entry.state, entry.cause = "interrupted", "the command ended before the job did; run it again"
         elif entry.state == "pending":
             entry.state, entry.cause = "skipped", "the command ended before its turn; run it again"
-    if all(entry.state == "ok" for entry in ledger.jobs.values()):
+    if all(entry.state in SETTLED for entry in ledger.jobs.values()):
         shutil.rmtree(ledger.folder / STACKS_FOLDER, ignore_errors=True)  # of groups that were split since
     ledger.write()
 
 
 def _not_done(jobs: Sequence[Job], ledger: Ledger) -> list[Job]:
     """Jobs without a record; those that failed before only on request."""
-    todo = []
-    for job in jobs:
+    done = _enter_done(jobs, ledger)
+    return [
+        job
+        for job in jobs
+        if job.id not in done and (ledger.jobs[job.id].state not in ENDED_BADLY or job.config.retry_failed)
+    ]
+
+
+def _enter_done(jobs: Sequence[Job], ledger: Ledger) -> set[str]:
+    """Enter the jobs that have a record as done; returns their ids."""
+    done = [job for job in jobs if has_record(ledger.folder, job)]
+    for job in done:
+        remove_resume_points(ledger.folder / job.id)
         entry = ledger.jobs[job.id]
-        if _has_record(ledger.folder, job):
-            remove_resume_points(ledger.folder / job.id)
-            entry.state, entry.cause = "ok", None
-        elif entry.state not in ENDED_BADLY or job.config.retry_failed:
-            todo.append(job)
-    return todo
+        entry.state, entry.cause = "ok", None
+    return {job.id for job in done}
 
 
 def _book(config: TrainConfig, where: Slots) -> CostBook:
     return CostBook(costs_file(config), "cpu" if where.devices[0] is None else "gpu", where.threads)
-
-
-def _records(jobs: Iterable[Job], folder: Path) -> list[RunRecord]:
-    return [RunRecord.read(folder / job.id) for job in jobs if _has_record(folder, job)]
 
 
 def _log(lines: str) -> None:
@@ -187,13 +225,9 @@ def _log(lines: str) -> None:
 
 def _check_data(jobs: Sequence[Job], folder: Path) -> Datasets:
     """Refuse data that cannot be used, or that changed since a job that is done: its result would pass for new."""
-    done = [job for job in jobs if _has_record(folder, job)]
+    done = [job for job in jobs if has_record(folder, job)]
     check_unchanged((job.config, RunRecord.read(folder / job.id)) for job in done)
-    return check_data(job.config for job in jobs if job not in done)
-
-
-def _has_record(folder: Path, job: Job) -> bool:
-    return (folder / job.id / RECORD_FILE).is_file()
+    return check_data((job.config for job in jobs if job not in done), folder)
 
 
 def _slots(tasks: Sequence[Task], ledger: Ledger) -> Slots:
@@ -210,72 +244,11 @@ def _tasks(jobs: Sequence[Job], todo: Sequence[Job], ledger: Ledger) -> list[Tas
     return tasks
 
 
-_LEDGER_S = 0.25  # least seconds between two times that a job's good end is written
-
-
-class _Bookkeeper:
-    """Enters in the ledger, and logs, what becomes of the jobs of a command."""
-
-    def __init__(self, ledger: Ledger, plan: Plan, book: CostBook, common: frozenset[str]) -> None:
-        self._ledger, self._book, self._common = ledger, book, common
-        self._costs = {task.id: cost for task, cost in zip(plan.tasks, plan.costs, strict=True)}
-        self._n_jobs = sum(len(task.todo) for task in plan.tasks)
-        self._count = 0
-        self._written = 0.0
-        self.board = Board(self._n_jobs, self._name)
-
-    def started(self, task: Task) -> None:
-        self.board.started(task)
-        for job in task.todo:
-            entry = self._ledger.jobs[job.id]
-            entry.state, entry.cause, entry.log = "running", None, task.log
-        self._write()
-
-    def progressed(self, job: Job, done: int, total: int) -> None:
-        self.board.progressed(job, done, total)
-
-    def ended(self, job: Job, state: str, cause: str | None, seconds: float) -> None:
-        self.board.ended(job, state)
-        entry = self._ledger.jobs[job.id]
-        entry.state, entry.cause, entry.seconds = state, cause, round(seconds, 2)  # type: ignore[assignment]
-        if state != "ok" or time.perf_counter() - self._written > _LEDGER_S:  # a record says so too
-            self._write()
-        self._count += 1
-        tail = f"  {cause}" if cause else ""
-        logger.info(
-            "[%*d/%d] %-8s %6.1f s  %s%s",
-            len(str(self._n_jobs)), self._count, self._n_jobs, state, seconds, self._name(job), tail,
-        )  # fmt: skip
-
-    def _write(self) -> None:
-        self._ledger.write()
-        self._written = time.perf_counter()
-
-    def _name(self, job: Job) -> str:
-        return " ".join(override for override in job.overrides if override not in self._common)
-
-    def finished(self, task: Task, seconds: float) -> None:
-        self._write()
-        records = _records(task.todo, self._ledger.folder)
-        if task.id in self._costs and len(records) == len(task.jobs):
-            learn(self._book, task, self._costs[task.id], records, seconds)
-
-    def split(self, task: Task, parts: Sequence[Task], cause: str) -> None:
-        self.board.split(task)
-        left = [job for part in parts for job in part.jobs]
-        for job in left:
-            self._ledger.jobs[job.id].state = "pending"
-        self._ledger.regroup([[job.id for job in part.jobs] for part in parts])
-        self._ledger.write()
-        logger.info(
-            "%d jobs that were trained together died (%s), see %s: %d of them again, in %d tasks",
-            len(task.jobs), cause, task.log, len(left), len(parts),
-        )  # fmt: skip
-
-
-def _outcome(jobs: Sequence[Job], todo: Sequence[Job], ledger: Ledger) -> Outcome:
-    bad = tuple(ledger.jobs[job.id] for job in jobs if ledger.jobs[job.id].state != "ok")
-    return Outcome(ledger.folder, len(todo), len(jobs) - len(todo), len(jobs) - len(bad), bad, _common(jobs))
+def _outcome(jobs: Sequence[Job], trained: int, ledger: Ledger) -> Outcome:
+    entries = [ledger.jobs[job.id] for job in jobs]
+    bad = tuple(entry for entry in entries if entry.state not in SETTLED)
+    ok = sum(entry.state == "ok" for entry in entries)
+    return Outcome(ledger.folder, trained, ok + len(bad) - trained, ok, bad, _common(jobs))
 
 
 def _common(jobs: Sequence[Job]) -> frozenset[str]:

@@ -11,23 +11,12 @@ from dataclasses import dataclass, replace
 from tl_experiments.config.backbones import BackboneConfig
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import ConfigError
-from tl_experiments.strategies.plans import frozen_prefix
+from tl_experiments.strategies.plans import ANY_NET, frozen_prefix
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.training.groups import ALONE, LEAST_VISITS, SharedWork, group_key, source_key, why_live
-from tl_experiments.types import Block, ModelLayout, Phase
+from tl_experiments.types import Phase
 
 LOG_FILE = "job.log"
-
-
-def _any_net() -> ModelLayout:
-    """As deep as nets are, so that a strategy's plan for it has the shape of its plans for others."""
-    names = [f"block{number}" for number in range(64)]
-    blocks = [Block(one, dict.fromkeys((f"{one}.weight", f"{one}.bias", f"{one}.norm"), 1)) for one in names]
-    with_norms = tuple(replace(block, norms=frozenset({f"{block.name}.norm"})) for block in blocks)
-    return ModelLayout(with_norms, Block("head", {"head.weight": 1, "head.bias": 1}))
-
-
-_ANY_NET = _any_net()
 
 
 @dataclass(frozen=True)
@@ -113,15 +102,15 @@ def encoded_views(config: TrainConfig) -> dict[str, frozenset[str]]:
         return {}
     epochs_in_all = config.trainer.max_epochs
     try:
-        plan = config.freeze_strategy.plan(_ANY_NET)
+        plan = config.freeze_strategy.plan(ANY_NET)
     except ConfigError:  # it names blocks of a certain net
         return {_prefix(config, repr(config.freeze_strategy)): _views(config, 0, epochs_in_all)}
     ends = [*(phase.start_fraction for phase in plan[1:]), 1.0]
     found: dict[str, frozenset[str]] = {}
     for phase, end in zip(plan, ends, strict=True):
         first, last = phase.start_fraction * epochs_in_all, end * epochs_in_all
-        depth = len(_ANY_NET.blocks) - frozen_prefix(phase, _ANY_NET)
-        if depth < len(_ANY_NET.blocks) and (last - first >= LEAST_VISITS or is_fused(config)):
+        depth = len(ANY_NET.blocks) - frozen_prefix(phase, ANY_NET)
+        if depth < len(ANY_NET.blocks) and (last - first >= LEAST_VISITS or is_fused(config)):
             name = _prefix(config, str(depth))
             found[name] = found.get(name, frozenset()) | _views(config, math.floor(first), math.ceil(last))
     return found
@@ -164,10 +153,10 @@ def _rank(config: TrainConfig) -> int:
 def _frozen_prefixes(config: TrainConfig) -> list[int]:
     """Of each phase, by its plan for a net that stands for any; 1 where the plan names blocks of a certain one."""
     try:
-        plan: tuple[Phase, ...] = config.freeze_strategy.plan(_ANY_NET)
+        plan: tuple[Phase, ...] = config.freeze_strategy.plan(ANY_NET)
     except ConfigError:
         return [1]
-    return [frozen_prefix(phase, _ANY_NET) for phase in plan]
+    return [frozen_prefix(phase, ANY_NET) for phase in plan]
 
 
 def _sharing(tasks: Sequence[Task]) -> list[Task]:

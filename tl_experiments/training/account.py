@@ -84,6 +84,7 @@ def make_record(
             "sizes": dict(spec.sizes),
             "labels_spent": spec.sizes["train"] + spec.sizes["val"],
             "notes": list(spec.notes),
+            "skipped": [{"item": item, "reason": reason} for item, reason in spec.skipped.items()],
         },
         metrics={split: dict(values) for split, values in trained.metrics.items()},
         best_step=history.best_step,

@@ -10,6 +10,7 @@ import torch
 
 from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.data.items import Split
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
 from tl_experiments.strategies.plans import trains_head_only
@@ -22,6 +23,7 @@ from tl_experiments.training.fit import fit
 from tl_experiments.training.groups import SharedWork, Told, why_alone
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
+from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.outputs import write_results
 from tl_experiments.training.summary import summary_lines
 
@@ -51,14 +53,17 @@ def run_alone(cfg: TrainConfig, target: Path, shared: SharedWork, progress: Told
         fitted = fit(cfg, parts, history, accelerator, precision, progress)
         module = fitted.module
         history.restore_best(parts.model)
+        tests: dict[Split, Predictions] = {}
         try:
-            fitted.trainer.test(module, dataloaders=module.data.eval_loader("test"), verbose=False)
+            for split in parts.data.tests:
+                fitted.trainer.test(module, dataloaders=module.data.eval_loader(split), verbose=False)
+                assert module.predictions is not None
+                tests[split] = module.predictions
         except Interrupted as error:
             if error.where is None:  # while features of the test images were made
                 module.end(error.signum)
             raise
-    assert module.predictions is not None
-    metrics = write_results(target, parts.data, history, module.predictions)
+    metrics = write_results(target, parts.data, history, tests)
     write_checkpoint(target, cfg, identity, parts)
     work = {
         "images_decoded": parts.data.images_decoded,

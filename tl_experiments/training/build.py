@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from tl_experiments.backbones.layout import layout_of
 from tl_experiments.backbones.report import WeightsReport
 from tl_experiments.backbones.timm_backbone import InputSpec, TimmBackbone, build_backbone, input_spec
 from tl_experiments.config.heads import SolvedHead
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.data.checking import refuse_bad
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.decoded import DecodedImages
 from tl_experiments.data.items import Source
@@ -93,15 +95,26 @@ def open_images(cfg: TrainConfig, backbone: TimmBackbone, shared: SharedWork) ->
     """List the dataset, and find the images of it that are decoded already.
 
     Raises:
-        DataError: The dataset cannot be used as it stands.
+        DataError: The dataset cannot be used as it stands; every file has been decoded once by then, here or before.
     """
     store, channels = store_of(cfg), cfg.dataset.channels
-    source = open_source(cfg.dataset, digests=store.digests)
-    geometry = _geometry(backbone.input_spec)
+    listed = open_listed(cfg, backbone.input_spec)
     if not shared.keep_decoded:
-        return OpenImages(source, geometry, None)
+        return listed
     others = [_geometry(input_spec(other, channels)) for other in shared.backbones if other != cfg.backbone]
-    return OpenImages(source, geometry, DecodedImages(source, [geometry, *others], channels, store))
+    decoded = DecodedImages(listed.source, [listed.geometry, *others], channels, store)
+    return replace(listed, decoded=decoded)
+
+
+def open_listed(cfg: TrainConfig, spec: InputSpec) -> OpenImages:
+    """List the dataset for a backbone that wants ``spec``, without what others have decoded.
+
+    Raises:
+        DataError: As in ``open_images``.
+    """
+    source = open_source(cfg.dataset, digests=store_of(cfg).digests)
+    refuse_bad(source, Path(cfg.output_dir).expanduser())
+    return OpenImages(source, _geometry(spec), None)
 
 
 def _geometry(spec: InputSpec) -> Geometry:
@@ -163,7 +176,7 @@ def assemble(
     model = TransferModel(backbone, head, layout, cfg.trainer.memory_format)
     if cfg.trainer.gradient_checkpointing:
         backbone.checkpoint_gradients()
-    objective = build_objective(cfg.objective)
+    objective = build_objective(cfg.objective, data.labels(data.items("train")), len(data.spec.classes))
     lr = 0.0 if cfg.head.is_solved else cfg.base_lr()
     notes = (*_notes(cfg, backbone, layout), *_phase_notes(len(plan), len(phases)))
     return Parts(data, model, backbone.report, objective, phases, lr, notes)
@@ -174,6 +187,10 @@ def _notes(cfg: TrainConfig, backbone: TimmBackbone, layout: ModelLayout) -> tup
     if cfg.debug.no_result:
         how = "options of debug" if cfg.debug.name in ("none", "traceback") else cfg.debug.name
         notes.insert(0, f"A debug run ({how}): its numbers are no result.")
+    if cfg.objective.class_weights == "balanced" and cfg.dataset.sampling == "balanced":
+        notes.append(
+            "Classes are balanced twice, by sampling and by weights: small ones count for more than large ones."
+        )
     theirs, ours = backbone.report.image_size, backbone.input_spec.image_size
     if theirs not in (None, ours):
         notes.append(

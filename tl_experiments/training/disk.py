@@ -26,7 +26,7 @@ def bytes_to_write(cfg: TrainConfig, parts: Parts) -> int:
     average = max(_size(state, names) for names in changing) if cfg.trainer.ema_decay is not None else 0
     sizes, classes = parts.data.spec.sizes, len(parts.data.spec.classes)
     point = changed + _MOMENTS * trained + average + last + 4 * sizes["val"] * classes
-    predictions = (sizes["val"] + sizes["test"]) * (8 * classes + _BYTES_A_NAME)
+    predictions = (sum(sizes.values()) - sizes["train"]) * (8 * classes + _BYTES_A_NAME)
     whole = cfg.trainer.checkpoint == "all" or parts.weights.sha256 is None
     checkpoint = 0 if cfg.trainer.checkpoint == "none" else _size(state, state) if whole else changed
     return _POINTS * point + predictions + checkpoint

@@ -16,8 +16,13 @@ from tl_experiments.config.optimization import SGD, AdamW
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.strategies.plans import trains_head_only
 
-# Of a dataset: which of its labels are used. Features are kept by image, whoever uses it.
-_SUBSET = ("label_fraction", "shots", "subset_seed", "split_seed", "val_fraction", "test_fraction", "preload_max_bytes")
+# Of a dataset: which of its images are used for what. Features are kept by image, whoever uses it.
+_SUBSET = frozenset(
+    {
+        *("label_fraction", "shots", "subset_seed", "split_seed", "val_fraction", "test_fraction", "folds", "fold"),
+        *("sampling", "preload_max_bytes"),
+    }
+)
 
 
 @dataclass(frozen=True)

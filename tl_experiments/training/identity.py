@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from tl_experiments.backbones.locate import locate, weights_digest
-from tl_experiments.config.datasets import Dataset, ImageFolder
+from tl_experiments.config.datasets import CsvFile, Dataset, HuggingFace, ImageFolder, Npz, TorchvisionSet
 from tl_experiments.config.heads import Head
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import NOT_IN_THE_RESULT
@@ -39,9 +39,34 @@ def job_id(config: TrainConfig) -> str:
     content["freeze_strategy"]["base_lr"] = None  # it is in the rate
     dataset = content["dataset"]
     dataset["subset_seed"] = config.dataset.labels_seed(config.seed)
-    if isinstance(config.dataset, ImageFolder):
-        dataset["root"] = os.path.realpath(os.path.expandvars(os.path.expanduser(config.dataset.root or "")))
+    dataset["tests"] = {name: _real(path) for name, path in config.dataset.test_sets.items()}
+    dataset |= _place(config.dataset)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _place(dataset: Dataset) -> dict[str, str]:
+    """Where the data is: two ways to the same place are the same job."""
+    match dataset:
+        case ImageFolder():
+            return {"root": _real(dataset.root or "")}
+        case CsvFile():
+            table = dataset.path or ""
+            return {
+                "path": _real(table),
+                "root": _real(os.path.dirname(table) if dataset.root is None else dataset.root),
+            }
+        case Npz():
+            return {"path": _real(dataset.path or "")}
+        case TorchvisionSet():
+            return {"root": _real(dataset.root)}
+        case HuggingFace(repo=str(repo)) if os.path.isdir(_real(repo)):
+            return {"repo": _real(repo)}
+        case _:
+            return {}
+
+
+def _real(path: str) -> str:
+    return os.path.realpath(os.path.expandvars(os.path.expanduser(path)))
 
 
 def runs_folder(config: TrainConfig) -> Path:
@@ -61,10 +86,18 @@ def arm(config: TrainConfig) -> dict[str, str]:
 
 def _dataset(dataset: Dataset) -> str:
     name: str = dataset.name
-    if isinstance(dataset, ImageFolder):
-        name = Path(dataset.root or "").name
-        if dataset.channels != 3:
-            name += f" ({dataset.channels} channel{'s' if dataset.channels > 1 else ''})"
+    match dataset:
+        case ImageFolder():
+            name = Path(dataset.root or "").name
+        case CsvFile() | Npz():
+            name = Path(dataset.path or "").stem
+        case HuggingFace(repo=str(repo)):
+            name = Path(repo).name if os.path.isdir(_real(repo)) else repo
+            name += f" ({dataset.config_name})" if dataset.config_name else ""
+    if dataset.channels != 3:
+        name += f" ({dataset.channels} channel{'s' if dataset.channels > 1 else ''})"
+    if dataset.folds is not None:
+        name += f", {dataset.folds} folds"
     if dataset.shots is not None:
         return f"{name}, {dataset.shots} shots"
     if dataset.label_fraction is not None:

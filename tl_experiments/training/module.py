@@ -189,13 +189,14 @@ class TransferModule(pl.LightningModule):
         seed_step(self.cfg.seed, self.step, self.device)
         self.torch_optimizer().zero_grad()
         *earlier, last = split_batch(batch, self.accumulation, self._smallest_part)
-        n = len(batch["label"])
+        objective = self.parts.objective
+        whole = objective.total_weight(batch)
         total = torch.zeros((), device=self.device)
         for part in earlier:
-            loss = self.parts.objective.loss(self._compute, part) * (len(part["label"]) / n)
+            loss = objective.loss(self._compute, part) * (objective.total_weight(part) / whole)
             total += loss.detach()
             self.trainer.strategy.backward(loss, None)  # scaled as the precision asks, as Lightning does the last
-        loss = self.parts.objective.loss(self._compute, last) * (len(last["label"]) / n)
+        loss = objective.loss(self._compute, last) * (objective.total_weight(last) / whole)
         self._loss = total + loss.detach()
         return loss
 
@@ -317,7 +318,7 @@ class TransferModule(pl.LightningModule):
             self._refuse_non_finite_losses()
         train_loss = float(self.losses().mean()) if self._losses else None
         self._losses.clear()
-        lr = self._last_lr() if train_loss is not None else None
+        lr = self.phase.last_lr(self.parts.lr, self._schedule, self.step) if train_loss is not None else None
         val = self._gather()
         weights = partial(self.phase.weights, self.model)
         self.history.enter(self.phase, self.step, val, weights, train_loss, time.perf_counter(), lr)
@@ -332,8 +333,3 @@ class TransferModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._gather()
-
-    def _last_lr(self) -> float:
-        """The highest rate of any parameter in the step that was just done; as a rule the head's."""
-        highest = max(self.phase.phase.lr_multiplier.values())
-        return self.parts.lr * highest * self._schedule(self.step - 1 - self.phase.first_step)

@@ -22,15 +22,15 @@ from tl_experiments.training.metrics import Predictions
 
 
 def write_results(
-    folder: Path, data: TransferDataModule, history: History, test: Predictions
+    folder: Path, data: TransferDataModule, history: History, tests: Mapping[Split, Predictions]
 ) -> dict[str, dict[str, float]]:
-    """Write the predictions of a finished run on val, as they were when it was chosen, and on test.
+    """Write the predictions of a finished run on val, as they were when it was chosen, and on its test sets.
 
     Returns:
         Split -> metrics, computed from what was written.
     """
     assert history.best_predictions is not None
-    outputs: dict[Split, Predictions] = {"val": history.best_predictions, "test": test}
+    outputs = {"val": history.best_predictions, **tests}
     stored = {
         split: Stored(
             data.item_ids(split),

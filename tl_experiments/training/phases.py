@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -37,6 +37,16 @@ class PhaseSteps:
     def learning_rates(self, lr: float) -> list[float]:
         """The distinct rates at which the phase trains, ascending; ``lr`` is the base learning rate."""
         return sorted({lr * multiple for multiple in self.phase.lr_multiplier.values()})
+
+    def last_lr(self, lr: float, schedule: Callable[[int], float], step: int) -> float:
+        """The highest rate of any parameter, as a rule the head's, in the last of ``step`` steps of the run.
+
+        Args:
+            lr: Base learning rate.
+            schedule: Step of the phase -> multiple of the rate.
+            step: Optimizer steps done, over all phases; one of the phase's at least.
+        """
+        return lr * max(self.phase.lr_multiplier.values()) * schedule(step - 1 - self.first_step)
 
     @property
     def steps(self) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 
-from tl_experiments.config.datasets import ImageFolder
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.data.checking import refuse_bad
 from tl_experiments.data.items import Source, Split
 from tl_experiments.data.sources import divide, open_source
 from tl_experiments.data.splits import Indices, Splits, few
@@ -24,6 +25,11 @@ class Datasets:
         self._sources: dict[str, Source] = {}
         self._used: dict[str, Splits] = {}
 
+    @property
+    def sources(self) -> Collection[Source]:
+        """What was listed so far."""
+        return self._sources.values()
+
     def used(self, config: TrainConfig) -> Mapping[Split, Indices]:
         """Positions in the source of the images that a run of ``config`` uses, by split.
 
@@ -31,18 +37,21 @@ class Datasets:
             DataError: The dataset cannot be used as it stands.
         """
         dataset, debug = config.dataset, config.debug
-        some = dataset.shots is not None or dataset.label_fraction is not None
-        key = repr((dataset, config.seed if some and dataset.subset_seed is None else None))
+        key = repr((dataset, dataset.labels_seed(config.seed)))
         if key not in self._used:
             source = source_key(dataset)
             if source not in self._sources:
-                self._sources[source] = open_source(dataset)
+                self._sources[source] = open_source(dataset, store_of(config).digests)
             self._used[key] = divide(self._sources[source], dataset, config.seed).used
         return few(self._used[key], debug.images_per_split, debug.evaluate_on_train).indices
 
 
-def check_data(configs: Iterable[TrainConfig]) -> Datasets:
-    """Open each distinct dataset once.
+def check_data(configs: Iterable[TrainConfig], folder: Path) -> Datasets:
+    """Open each distinct dataset once, and decode each of its images unless that has been done before.
+
+    Args:
+        configs: Of the jobs.
+        folder: For the list of images that cannot be used, if there are some.
 
     Raises:
         DataError: One of them cannot be used as it stands.
@@ -51,11 +60,13 @@ def check_data(configs: Iterable[TrainConfig]) -> Datasets:
     distinct = {json.dumps(asdict(config.dataset), sort_keys=True): config for config in configs}
     for config in distinct.values():
         datasets.used(config)
+    for source in datasets.sources:
+        refuse_bad(source, folder)
     return datasets
 
 
 def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
-    """Compare folders with what finished runs saw, by contents: an old result must not pass for a new one.
+    """Compare the data with what finished runs saw, by contents: an old result must not pass for a new one.
 
     Files whose digests are known and that look untouched are not read.
 
@@ -66,7 +77,7 @@ def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
     now: dict[str, str] = {}
     for config, record in done:
         dataset = config.dataset
-        if not isinstance(dataset, ImageFolder):
+        if dataset.location is None and not dataset.tests:
             continue
         source, key = source_key(dataset), repr(dataset)
         if source not in sources:
@@ -76,7 +87,7 @@ def check_unchanged(done: Iterable[tuple[TrainConfig, RunRecord]]) -> None:
         then = record.data["fingerprint"]
         if now[key] != then:
             raise DataError(
-                str(dataset.root),
+                dataset.location or f"dataset={dataset.name}",
                 f"its images changed since job {record.job_id} ran (fingerprint {then[:12]} then, {now[key][:12]} now)",
                 "give another name= for a fresh sweep, or remove the old one's folder",
             )

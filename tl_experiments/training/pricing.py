@@ -21,6 +21,7 @@ from tl_experiments.features.split import split
 from tl_experiments.heads import build_head
 from tl_experiments.training.environment import choose_accelerator, choose_precision
 from tl_experiments.training.model import TransferModel
+from tl_experiments.training.storage import store_of
 from tl_experiments.types import Phase
 
 _BUDGET_S = 1.0
@@ -73,7 +74,7 @@ def measure(cfg: TrainConfig, keeps_activations: bool) -> Measured:
 
 def measure_decoding(cfg: TrainConfig) -> float | None:
     """Seconds to read and decode an image of the run's dataset; None where the first ones cannot be."""
-    source = open_source(cfg.dataset)
+    source = open_source(cfg.dataset, store_of(cfg).digests)
     indices = range(0, len(source.items), math.ceil(len(source.items) / _DECODED))
     started = time.perf_counter()
     try:

@@ -32,15 +32,9 @@ from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.model import TransferModel
 from tl_experiments.training.outputs import write_results
+from tl_experiments.training.probe import Outcome, Probe, Progress
 from tl_experiments.training.solving import solve
-from tl_experiments.training.stacks import (
-    Outcome,
-    Probe,
-    Progress,
-    remove_stack_points,
-    stacks,
-    train_stack,
-)
+from tl_experiments.training.stacks import remove_stack_points, stacks, train_stack
 from tl_experiments.training.summary import summary_lines
 from tl_experiments.types import Block, Phase
 
@@ -229,7 +223,7 @@ def _finish(
     cfg, parts, history = probe.cfg, probe.parts, probe.history
     folder, identity = history.folder, probe.identity
     history.restore_best(parts.model)
-    metrics = write_results(folder, parts.data, history, outcome.test)
+    metrics = write_results(folder, parts.data, history, outcome.tests)
     write_checkpoint(folder, cfg, identity, parts)
     counts = {"images_decoded": 0, "images_encoded": 0, "cached_phases": [0], "together": len(group.probes), **work}
     trained = Trained(metrics, outcome.last_step, 1, counts, (*outcome.notes, *notes))

@@ -62,3 +62,7 @@ def _say(record: RunRecord, folder: Path) -> None:
         *(record.metrics["test"][name] for name in ("accuracy", "macro_f1", "nll")),
         epoch, record.wall_clock_s, folder,
     )  # fmt: skip
+    for split, metrics in record.metrics.items():
+        if split.startswith("test/"):
+            values = (metrics[name] for name in ("accuracy", "macro_f1", "nll"))
+            logger.info("%-9s accuracy %.4f  macro F1 %.4f  nll %.4f", split, *values)

@@ -20,7 +20,7 @@ from tl_experiments.probes.ridge import ridge_path
 from tl_experiments.probes.stack import logits
 from tl_experiments.probes.standardise import standardisation
 from tl_experiments.training.metrics import Predictions, diverged
-from tl_experiments.training.stacks import Outcome, Probe, Progress, rows_of_metrics
+from tl_experiments.training.probe import Outcome, Probe, Progress, rows_of_metrics
 
 
 def solve(probes: Sequence[Probe], cached: CachedData, progress: Progress) -> list[Outcome | UserError]:
@@ -48,11 +48,17 @@ def _solve(probe: Probe, data: CachedData, progress: Progress) -> Outcome | User
         history.enter(parts.phases[0], step, predictions, weights, None, time.perf_counter(), metrics=metrics)
         progress(probe.position, step, len(order))
     history.restore_best(parts.model)
-    test, label = _features(data, "test")
-    outputs = parts.model.head.to(test.device)(test).detach().cpu()
+    tests = {split: _outputs(probe, data, split) for split in parts.data.tests}
     tried = ", ".join(f"{setting:g}" for setting in order)
     note = f"Val chose {name} {order[history.best_step - 1]:g} of {tried}."
-    return Outcome(Predictions(torch.from_numpy(parts.data.items("test")), label, outputs), len(order), (note,))
+    return Outcome(tests, len(order), (note,))
+
+
+def _outputs(probe: Probe, data: CachedData, split: Split) -> Predictions:
+    """Of the run's head, as it is now."""
+    features, label = _features(data, split)
+    outputs = probe.parts.model.head.to(features.device)(features).detach().cpu()
+    return Predictions(torch.from_numpy(probe.parts.data.items(split)), label, outputs)
 
 
 def _path(

@@ -7,11 +7,11 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,60 +19,22 @@ from torch import Tensor
 from tl_experiments import interrupt
 from tl_experiments.config.optimization import AdamW
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.data.items import Split
 from tl_experiments.errors import UserError
 from tl_experiments.features.batches import CachedData
+from tl_experiments.objectives import SupervisedObjective
 from tl_experiments.probes import updates
-from tl_experiments.probes.metrics import metrics_of_each
 from tl_experiments.probes.stack import ProbeStack, logits
 from tl_experiments.records import STACKS_FOLDER, remove_resume_points
-from tl_experiments.training.build import Parts
-from tl_experiments.training.history import History
 from tl_experiments.training.metrics import Predictions, diverged, first_non_finite
 from tl_experiments.training.optimization import schedule
 from tl_experiments.training.phases import PhaseSteps
+from tl_experiments.training.probe import Outcome, Probe, Progress, rows_of_metrics
 from tl_experiments.training.resume import ResumePoint, WritingTimer, read_resume_point
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[int, int, int], None]
-
 _MOST_OUTPUTS = 2**27  # numbers that the heads of a stack give for val, all together
-
-
-@dataclass(frozen=True)
-class Probe:
-    """One run of a group.
-
-    Args:
-        position: In the group.
-        identity: The run's job id.
-        cfg: Of the run.
-        parts: What it works with; the backbone is everybody's.
-        history: Its validations, and its folder.
-        images: Equal for runs that use the same images in the same splits.
-    """
-
-    position: int
-    identity: str
-    cfg: TrainConfig
-    parts: Parts
-    history: History
-    images: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What training leaves beside the history.
-
-    Args:
-        test: Outputs on test, with the weights that val chose.
-        last_step: Optimizer steps done.
-        notes: What was handled on the way, in whole sentences.
-    """
-
-    test: Predictions
-    last_step: int
-    notes: tuple[str, ...] = ()
 
 
 def stacks(probes: Sequence[Probe]) -> list[list[Probe]]:
@@ -87,7 +49,8 @@ def stacks(probes: Sequence[Probe]) -> list[list[Probe]]:
     cut: list[list[Probe]] = []
     for group in found.values():
         spec = group[0].parts.data.spec
-        most = max(1, _MOST_OUTPUTS // (max(spec.sizes["val"], spec.sizes["test"]) * len(spec.classes)))
+        largest = max(size for split, size in spec.sizes.items() if split != "train")
+        most = max(1, _MOST_OUTPUTS // (largest * len(spec.classes)))
         cut += [group[start : start + most] for start in range(0, len(group), most)]
     return cut
 
@@ -112,12 +75,6 @@ def remove_stack_points(stack: Sequence[Probe]) -> None:
         with suppress(OSError):
             folder.rmdir()
             folder.parent.rmdir()
-
-
-def rows_of_metrics(logits: Tensor, label: Tensor) -> list[dict[str, float]]:
-    """Of each head, from logits ``(K, n, C)`` and labels ``(n,)``."""
-    columns = {name: values.tolist() for name, values in metrics_of_each(logits, label).items()}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def train_stack(stack: Sequence[Probe], cached: CachedData, progress: Progress) -> list[Outcome | UserError]:
@@ -173,19 +130,21 @@ class _Run:
         self._weight, self._bias = heads.weight, heads.bias
 
     def test(self) -> list[Outcome | UserError]:
-        """Outputs on test, each head with the weights that val chose."""
+        """Outputs on the test sets, each head with the weights that val chose."""
         best = [probe.history.best_state for probe in self.stack]
         weight, bias = (
             torch.stack([state.get(f"head.{name}", now) for state, now in zip(best, held, strict=True)]).to(self.device)
             for name, held in (("weight", self._weight), ("bias", self._bias))
         )
-        index, label, outputs = self._outputs(weight, bias, "test")
         last = self.stack[0].parts.phases[-1].end_step
-        for number, output in enumerate(outputs):
-            if number not in self.errors and not torch.isfinite(output).all():
-                self.errors[number] = diverged(f"outputs are not finite at step {last}")
-        outcomes = [Outcome(Predictions(index, label, output), last) for output in outputs]
-        return [self.errors.get(number, outcome) for number, outcome in enumerate(outcomes)]
+        found: list[dict[Split, Predictions]] = [{} for _ in self.stack]
+        for split in self.data.data.tests:
+            index, label, outputs = self._outputs(weight, bias, split)
+            for number, output in enumerate(outputs):
+                if number not in self.errors and not torch.isfinite(output).all():
+                    self.errors[number] = diverged(f"outputs are not finite at step {last}")
+                found[number][split] = Predictions(index, label, output)
+        return [self.errors.get(number, Outcome(tests, last)) for number, tests in enumerate(found)]
 
     def _restore(self) -> ResumePoint | None:
         point = read_resume_point(points_folder(self.stack), self._identity())
@@ -234,7 +193,17 @@ class _Run:
             weight_decay=[cfg.optimizer.weight_decay for cfg in configs],
             label_smoothing=[cfg.objective.label_smoothing for cfg in configs],
             clip_norm=[cfg.trainer.gradient_clip_norm for cfg in configs],
+            class_weight=self._class_weight(),
         )
+
+    def _class_weight(self) -> Tensor | None:
+        """``(K, C)``; None where no head has any."""
+        objectives = [probe.parts.objective for probe in self.stack]
+        weights = [one.class_weight if isinstance(one, SupervisedObjective) else None for one in objectives]
+        if all(weight is None for weight in weights):
+            return None
+        even = torch.ones(self._bias.shape[1])
+        return torch.stack([even if weight is None else weight for weight in weights]).to(self._bias)
 
     def _rates(self, phase: PhaseSteps) -> Tensor:
         """Learning rate of each head at each step of the phase, ``(steps, K)``."""
@@ -259,18 +228,15 @@ class _Run:
                 self.errors[number] = diverged(f"outputs are not finite at step {step}")
             else:
                 train_loss = None if losses is None else float(losses[:, number].mean())
-                lr = None if losses is None else self._last_lr(probe, phase, step)
+                multiplier = schedule(probe.cfg.scheduler, phase.steps)
+                lr = None if losses is None else phase.last_lr(probe.parts.lr, multiplier, step)
                 val = Predictions(index, label, outputs[number].clone())  # a view would keep all heads' outputs
                 probe.history.enter(
                     phase, step, val, _Weights(heads, number), train_loss, now, lr, metrics[number]
                 )  # fmt: skip
             self.progress(probe.position, step, probe.parts.phases[-1].end_step)
 
-    def _last_lr(self, probe: Probe, phase: PhaseSteps, step: int) -> float:
-        highest = max(phase.phase.lr_multiplier.values())
-        return probe.parts.lr * highest * schedule(probe.cfg.scheduler, phase.steps)(step - 1 - phase.first_step)
-
-    def _outputs(self, weight: Tensor, bias: Tensor, split: Literal["val", "test"]) -> tuple[Tensor, Tensor, Tensor]:
+    def _outputs(self, weight: Tensor, bias: Tensor, split: Split) -> tuple[Tensor, Tensor, Tensor]:
         """Items ``(n,)``, labels ``(n,)`` and logits ``(K, n, C)``, on the CPU."""
         index, label, outputs = [], [], []
         for batch in self.data.eval_loader(split):

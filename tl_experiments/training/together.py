@@ -11,9 +11,9 @@ from tl_experiments.errors import UserError
 from tl_experiments.records import RunRecord
 from tl_experiments.training.ending import how_it_ended
 from tl_experiments.training.groups import SharedWork, group_key
+from tl_experiments.training.probe import Progress
 from tl_experiments.training.probing import train_probes
 from tl_experiments.training.run import run
-from tl_experiments.training.stacks import Progress
 
 Ended = Callable[[int, str, str | None, float], None]
 
