@@ -77,7 +77,7 @@ def photos(tmp_path):
                 for number in range(n):
                     pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
                     Image.fromarray(pixels).save(tmp_path / "photos" / split / name / f"{number}.png")
-        return [f"dataset=image_folder", f"dataset.root={tmp_path / 'photos'}"]  # noqa: F541
+        return ["dataset=image_folder", f"dataset.root={tmp_path / 'photos'}"]
 
     return make
 
@@ -136,6 +136,21 @@ def test_the_runs_own_dataset_at_another_place(tiny, photos, tmp_path, tl):
     assert content["metrics"] == pytest.approx(RunRecord.read(tmp_path / "run").metrics["test"], abs=1e-6)
 
 
+def test_a_further_test_set_is_a_split_of_its_own(copied, photos, tl, tmp_path):
+    """It is in the record's config, or given with the command; ``all`` leaves it out."""
+    folder = copied("full")
+    photos({"test": {"7": 4, "3": 2}})
+    extra = f"dataset.tests.new={tmp_path / 'photos'}"
+    code, _, err = tl("evaluate", folder, extra, "--split", "test/new", "--device", "cpu")
+    assert code == 0, err
+    content, predictions, _ = result(folder)
+    assert (content["images"], content["split"], set(predictions)) == (6, "test/new", {"test/new"})
+    assert predictions["test/new"].labels.tolist() == [3, 3, 7, 7, 7, 7]
+    shutil.rmtree(folder / "evaluations")
+    assert tl("evaluate", folder, extra, "--split", "all", "--device", "cpu")[0] == 0
+    assert result(folder)[0]["images"] == 1797
+
+
 def test_an_image_that_cannot_be_read_is_an_error(copied, photos, tl, tmp_path):
     classes = {"7": 3, "3": 3}
     dataset = photos({"train": classes, "val": classes, "test": classes})
@@ -179,7 +194,7 @@ def test_labels_go_by_name():
         (["trainer.max_epochs=3"], "error: trainer.max_epochs=3: no option of the dataset -> "),
         (["photos"], "error: photos: no option of the dataset -> dataset=<name> or "),
         (["--map", "x"], "error: tl evaluate: argument --map: got 'x', expected <class of the dataset>=<class of"),
-        (["--split", "tset"], "error: tl evaluate: argument --split: invalid choice: 'tset'"),
+        (["--split", "tset"], "error: --split: the dataset has no split tset -> choose one of train, val, test, all"),
         (
             ["dataset=image_folder", "dataset.root=x", "dataset.channels=1"],
             "error: dataset.channels: 1, the model takes",

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser("tl evaluate", _ABOUT)
     parser.add_argument("model", metavar="RUN", type=Path, help="folder of a run or of a sweep")
     parser.add_argument("overrides", metavar="dataset...", nargs="*", help="the dataset, as for tl train")
-    parser.add_argument("--split", choices=("train", "val", "test", "all"), default="test", help="default: %(default)s")
+    parser.add_argument("--split", default="test", help="train, val, test, test/<name> or all; default: %(default)s")
     parser.add_argument(
         "--map", type=_pair, action="append", default=[], metavar="THEIRS=OURS", help="a class under another name"
     )
@@ -61,11 +61,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _text(evaluation: Evaluation) -> str:
-    from tl_experiments.metrics.scores import per_class
-
     predictions = evaluation.predictions
     lines = [f"{name:<18} {value:.4f}" for name, value in evaluation.metrics.items()]
-    by_class = per_class(predictions)
+    by_class = evaluation.by_class
     present = [label for label, images in enumerate(by_class.support) if images]
     if len(present) <= _SHOWN:
         names = [plain(predictions.classes[label]) for label in present]

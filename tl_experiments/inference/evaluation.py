@@ -10,29 +10,30 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tl_experiments.config.datasets import Dataset
-from tl_experiments.data.items import Item, Source, Split
+from tl_experiments.data.items import SPLITS, Item, Source
 from tl_experiments.data.sources import divide, open_source
 from tl_experiments.data.splits import Indices
 from tl_experiments.errors import ConfigError
 from tl_experiments.inference.dataset import label_map
 from tl_experiments.inference.loaded import LoadedModel
 from tl_experiments.inference.pipeline import run_through
-from tl_experiments.metrics.scores import confusion, per_class, summary
+from tl_experiments.metrics.scores import PerClass, confusion, per_class, summary
 from tl_experiments.metrics.stored import Predictions
 from tl_experiments.records import RunRecord, write_atomically
 from tl_experiments.safe_text import redacted
+from tl_experiments.training.identity import dataset_label
 from tl_experiments.training.outputs import write_predictions
 
 EVALUATIONS_FOLDER = "evaluations"
 EVALUATION_FILE = "evaluation.json"
 
-EvaluationSplit = Literal["train", "val", "test", "all"]
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,18 @@ class Evaluation:
     folder: Path
     notes: tuple[str, ...]
 
+    @property
+    def by_class(self) -> PerClass:
+        """Precision, recall, F1 and AUROC of each class."""
+        return per_class(self.predictions)
+
 
 def evaluate(
     folder: Path,
     model: LoadedModel,
     dataset: Dataset,
     *,
-    split: EvaluationSplit = "test",
+    split: str = "test",
     renamed: Mapping[str, str] | None = None,
     batch_size: int | None = None,
 ) -> Evaluation:
@@ -69,7 +75,8 @@ def evaluate(
         folder: Of the run.
         model: Of the run.
         dataset: Whose images; divided with the run's seed where it is not split.
-        split: Which of them; ``all`` is every image, also those that ``shots`` or ``label_fraction`` leave out.
+        split: Which of them: ``train``, ``val``, ``test``, ``test/<name>`` of a further test set, or ``all``: every
+            image of the first three, also those that ``shots`` or ``label_fraction`` leave out.
         renamed: Class of the dataset -> class of the model, where the names differ.
         batch_size: Images of a forward pass; null is the run's own, whose rounding is then that of the record.
 
@@ -100,27 +107,30 @@ def evaluate(
     return dataclasses.replace(evaluation, folder=_write(evaluation, record, dataset, split, renamed or {}, chosen))
 
 
-def _items(source: Source, dataset: Dataset, split: EvaluationSplit, seed: int) -> tuple[Indices, tuple[str, ...]]:
-    if split == "all":
-        return np.arange(len(source.items)), source.notes
-    used = divide(source, dataset, seed).used
-    return used.indices[split], (*source.notes, *used.notes)
+def _items(source: Source, dataset: Dataset, split: str, seed: int) -> tuple[Indices, tuple[str, ...]]:
+    divided = divide(source, dataset, seed)
+    if split == ALL:
+        return np.sort(np.concatenate([divided.whole.indices[name] for name in SPLITS])), source.notes
+    if split not in divided.used.indices:
+        known = ", ".join([*divided.used.indices, ALL])
+        raise ConfigError("--split", f"the dataset has no split {split}", f"choose one of {known}")
+    return divided.used.indices[split], (*source.notes, *divided.used.notes)
 
 
 def _write(
     evaluation: Evaluation,
     record: RunRecord,
     dataset: Dataset,
-    split: EvaluationSplit,
+    split: str,
     renamed: Mapping[str, str],
     items: Sequence[Item],
 ) -> Path:
     predictions = evaluation.predictions
     settings = {"dataset": dataclasses.asdict(dataset), "split": split, "renamed": dict(renamed)}
     key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    folder = evaluation.folder / EVALUATIONS_FOLDER / f"{_slug(dataset)}-{split}-{key}"
-    write_predictions(folder, {cast(Split, split): predictions})
-    by_class = dataclasses.asdict(per_class(predictions))
+    folder = evaluation.folder / EVALUATIONS_FOLDER / f"{_slug(f'{dataset_label(dataset)}-{split}')}-{key}"
+    write_predictions(folder, {split: predictions})
+    by_class = dataclasses.asdict(evaluation.by_class)
     content = {
         "job_id": record.job_id,
         "arm": dict(record.arm),
@@ -143,6 +153,5 @@ def _numbers(values: NDArray[Any]) -> list[float | int | None]:
     return [None if isinstance(value, float) and math.isnan(value) else value for value in values.tolist()]
 
 
-def _slug(dataset: Dataset) -> str:
-    name = Path(getattr(dataset, "root", None) or dataset.name).name
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60] or dataset.name
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", text).strip("-")[:60] or "dataset"
