@@ -55,7 +55,7 @@ MAY_IMPORT = {
         "tracking",
     },
     "cli": {*_BASE, "config", "help", "sweeps", "commands", "__init__"},
-    "__init__": {"config", "records", "training", "analysis"},
+    "__init__": {"config", "records", "training", "analysis", "inference"},
     "__main__": {"cli"},
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -124,6 +124,13 @@ HEAVY = {"torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "w
         "sweeps.expand",
         "cache.listing",
         "training.preflight",
+        "analysis.winner",
+        "commands.models",
+        "commands.predicting",
+        "inference.dataset",
+        "inference.folders",
+        "inference.inputs",
+        "inference.table",
     ],
 )
 def test_light_modules_import_nothing_heavy(module):

@@ -22,6 +22,9 @@ tl: transfer learning experiments from the command line
   tl pretrain ...   train a source model; its folder is then a backbone.weights
   tl lr ...         find learning rates: a range test of each strategy, with a plot
   tl compare DIR    the table and the verdict of finished sweeps
+  tl predict ...    the classes of new images, by a run or by the run that val chose
+  tl evaluate ...   a run's metrics on another dataset
+  tl export ...     a run's model for other programs: safetensors, torch.export, ONNX
   tl data ...       look at a dataset: tl data check, tl data preview
   tl list GROUP     what there is to choose: tl list backbones 'vit*'
   tl cache ...      what runs share on disk: tl cache list, tl cache clear
@@ -135,7 +138,14 @@ def _module(verb: str, arguments: list[str]) -> int:
         return OK if stop.code in (0, None) else BAD_INPUT
 
 
-_MODULES = {"compare": "comparing", "data": "datasets", "cache": "caching"}
+_MODULES = {
+    "compare": "comparing",
+    "data": "datasets",
+    "cache": "caching",
+    "predict": "predicting",
+    "evaluate": "evaluating",
+    "export": "exporting",
+}
 VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "train": _train,
     "pretrain": _train,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -81,17 +81,25 @@ def weights_digest(weights: str) -> str:
     path = locate(weights)
     if path is None:
         return weights
-    _check_chain(path)
+    check_chain(path)
     return file_sha256(path)
 
 
-def _check_chain(path: Path) -> None:
-    """Every file that a checkpoint needs is there and is the same: told when a sweep is planned, not in its job 37."""
+def check_chain(path: Path, instead: Path | None = None) -> None:
+    """Every file that a checkpoint needs is there and is the same: told when a sweep is planned, not in its job 37.
+
+    Args:
+        path: Of the checkpoint.
+        instead: As in ``base_of``.
+
+    Raises:
+        WeightsError: One is gone or another. A file of the hub is not looked for.
+    """
     facts = checkpoint_facts(path)
-    base = base_of(path, facts) if facts is not None and facts["holds"] == "trained" else None
+    base = base_of(path, facts, instead) if facts is not None and facts["holds"] == "trained" else None
     if base is not None and base.beside is not None:
         check_base(base, file_sha256(Path(base.weights)))
-        _check_chain(Path(base.weights))
+        check_chain(Path(base.weights), instead)
 
 
 def file_sha256(path: Path) -> str:
@@ -128,8 +136,13 @@ def checkpoint_facts(path: Path) -> dict[str, Any] | None:
     return facts
 
 
-def base_of(path: Path, facts: Mapping[str, Any]) -> Base | None:
+def base_of(path: Path, facts: Mapping[str, Any], instead: Path | None = None) -> Base | None:
     """What the run of a checkpoint started from, where that is now; None for random weights.
+
+    Args:
+        path: Of the checkpoint.
+        facts: What stands beside it.
+        instead: A file that is the base if its hash says so, wherever the run found it.
 
     Raises:
         WeightsError: A base that the checkpoint needs is gone.
@@ -137,6 +150,8 @@ def base_of(path: Path, facts: Mapping[str, Any]) -> Base | None:
     if facts.get("base") is None:
         return None
     base = Base(**facts["base"])
+    if instead is not None and file_sha256(instead) == base.sha256:
+        return replace(base, weights=str(instead.absolute()), beside=str(instead))
     if base.beside is None or Path(base.weights).is_file():
         return base
     moved = Path(os.path.normpath(path.parent.absolute() / base.beside))
@@ -144,7 +159,7 @@ def base_of(path: Path, facts: Mapping[str, Any]) -> Base | None:
         raise WeightsError(
             str(path), f"it holds what differs from {base.weights}, which is gone", "put that file back, or run again"
         )
-    return Base(**{**facts["base"], "weights": str(moved)})
+    return replace(base, weights=str(moved))
 
 
 def check_base(base: Base | None, digest: str) -> None:

@@ -44,6 +44,11 @@ class InputSpec:
         """Channels of an image."""
         return len(self.mean)
 
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> InputSpec:
+        """What JSON made of one."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
 
 class TimmBackbone(nn.Module):
     """A timm model without its classifier.
@@ -121,25 +126,44 @@ def input_spec(cfg: BackboneConfig, channels: int = 3) -> InputSpec:
     return _input_spec(net, cfg.preprocessing, channels)
 
 
-def restore_backbone(path: Path, facts: Mapping[str, Any], *, tokens: bool = False) -> TimmBackbone:
+def restore_backbone(
+    path: Path, facts: Mapping[str, Any], *, tokens: bool = False, instead: Path | None = None
+) -> TimmBackbone:
     """The backbone of a run as it was tested.
 
     Args:
         path: The run's checkpoint.
         facts: What stands beside it; see ``checkpoint_facts``.
         tokens: Whether the run's head reads tokens.
+        instead: A file in the place of the checkpoint's base, see ``base_of``.
 
     Raises:
         WeightsError: The checkpoint is damaged, or the base that it needs is gone or another.
     """
-    spec = InputSpec(**{**facts["input"], **{key: tuple(facts["input"][key]) for key in ("mean", "std")}})
+    spec = InputSpec.stored(facts["input"])
     cfg = BackboneConfig(name=facts["backbone"], weights=str(path), kwargs=facts["kwargs"], preprocessing=AS_PRETRAINED)
     random = starts_random(cfg)
     net = create_net(cfg.name, cfg.kwargs, spec.image_size, seed=0, for_weights=not random, channels=spec.channels)
+    return _loaded(net, cfg, spec, tokens=tokens, instead=instead)
+
+
+def blank_backbone(facts: Mapping[str, Any], *, starts_random: bool, tokens: bool = False) -> TimmBackbone:
+    """The backbone of a run with random weights, for tensors that are loaded over all of them.
+
+    Args:
+        facts: What stands beside the run's checkpoint.
+        starts_random: Whether no weights from elsewhere stood at its start.
+        tokens: Whether the run's head reads tokens.
+    """
+    spec, kwargs = InputSpec.stored(facts["input"]), facts["kwargs"]
+    cfg = BackboneConfig(name=facts["backbone"], weights="random", kwargs=kwargs, preprocessing=AS_PRETRAINED)
+    net = create_net(cfg.name, kwargs, spec.image_size, seed=0, for_weights=not starts_random, channels=spec.channels)
     return _loaded(net, cfg, spec, tokens=tokens)
 
 
-def _loaded(net: Net, cfg: BackboneConfig, spec: InputSpec, *, tokens: bool) -> TimmBackbone:
+def _loaded(
+    net: Net, cfg: BackboneConfig, spec: InputSpec, *, tokens: bool, instead: Path | None = None
+) -> TimmBackbone:
     """The net with its weights; without its pooling, and the parameters that only this had, where tokens are read."""
     own = is_own(cfg)  # its names are the net's, whether it pooled or not; other files need timm's own loading of all
     pooling: set[str] = set()
@@ -147,7 +171,7 @@ def _loaded(net: Net, cfg: BackboneConfig, spec: InputSpec, *, tokens: bool) -> 
         before = set(net.module.state_dict())
         remove_pooling(net.module, cfg.name)
         pooling = before - set(net.module.state_dict())
-    report = load_weights(net, cfg, leave_out=pooling)
+    report = load_weights(net, cfg, leave_out=pooling, instead=instead)
     if tokens and not own:
         remove_pooling(net.module, cfg.name)
     backbone = TimmBackbone(net.module, spec, report)

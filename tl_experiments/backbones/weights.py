@@ -29,7 +29,11 @@ AS_PRETRAINED = Preprocessing(image_size=None, mean=None, std=None, interpolatio
 
 
 def load_weights(
-    net: Net, cfg: BackboneConfig, base: Base | None = None, leave_out: AbstractSet[str] = frozenset()
+    net: Net,
+    cfg: BackboneConfig,
+    base: Base | None = None,
+    leave_out: AbstractSet[str] = frozenset(),
+    instead: Path | None = None,
 ) -> WeightsReport:
     """Fill ``net`` from ``cfg.weights``; every tensor of the backbone must be matched.
 
@@ -41,6 +45,7 @@ def load_weights(
         cfg: Whose ``weights`` are loaded.
         base: Where the weights are the base of a checkpoint: they must be these to the bit.
         leave_out: Tensors of an own checkpoint for which the net, without its pooling, has no use.
+        instead: A file in the place of a checkpoint's base, see ``base_of``.
 
     Raises:
         WeightsError: Missing, unexpected or misshapen tensors, an unreadable file, or another backbone's checkpoint.
@@ -50,7 +55,7 @@ def load_weights(
     path = locate(cfg.weights)
     if path is not None:
         check_base(base, file_sha256(path))
-        return _from_path(net, path, cfg, leave_out)
+        return _from_path(net, path, cfg, leave_out, instead)
     found = find_pretrained(net.module.pretrained_cfg, net.kwargs.get("cache_dir"), base and base.commit)  # type: ignore[arg-type]
     digest = file_sha256(found.path)
     check_base(base, digest)
@@ -59,14 +64,16 @@ def load_weights(
     return replace(report, source=found.source, sha256=digest, repo=found.repo, commit=found.commit, image_size=size)
 
 
-def _from_path(net: Net, path: Path, cfg: BackboneConfig, leave_out: AbstractSet[str]) -> WeightsReport:
+def _from_path(
+    net: Net, path: Path, cfg: BackboneConfig, leave_out: AbstractSet[str], instead: Path | None
+) -> WeightsReport:
     facts = checkpoint_facts(path)
     if facts is None:
         report = fill(net, _backbone_part(_read(path), own=False), str(path))
         size = None
     else:
         _check_backbone(path, facts, cfg)
-        state = {name: tensor for name, tensor in _complete(path, facts).items() if name not in leave_out}
+        state = {name: tensor for name, tensor in _complete(path, facts, instead).items() if name not in leave_out}
         report = fill(net, state, str(path), facts["kwargs"].get("in_chans"))
         size = facts["input"]["image_size"]
     lineage = lineage_of(path)
@@ -95,10 +102,10 @@ def _check_backbone(path: Path, facts: Mapping[str, Any], cfg: BackboneConfig) -
             )
 
 
-def _complete(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
+def _complete(path: Path, facts: Mapping[str, Any], instead: Path | None) -> dict[str, Tensor]:
     """The backbone's tensors of an own checkpoint: what it holds, over the base where that is not everything."""
     held = _backbone_part(_read(path), own=True)
-    base = base_of(path, facts)
+    base = base_of(path, facts, instead)
     if facts["holds"] == "all" or base is None:
         return held
     size, channels = facts["input"]["image_size"], len(facts["input"]["mean"])
@@ -106,7 +113,7 @@ def _complete(path: Path, facts: Mapping[str, Any]) -> dict[str, Tensor]:
     cfg = BackboneConfig(
         name=facts["backbone"], weights=base.weights, kwargs=facts["kwargs"], preprocessing=AS_PRETRAINED
     )
-    load_weights(net, cfg, base)
+    load_weights(net, cfg, base, instead=instead)
     whole = net.module.state_dict()
     if wrong := [name for name in held if name not in whole or whole[name].shape != held[name].shape]:
         raise WeightsError(

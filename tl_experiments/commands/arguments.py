@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import NoReturn
 
 from tl_experiments.errors import ConfigError
@@ -24,6 +25,16 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
 
+    def add_model_options(self, batch_size: int | None) -> None:
+        """``--seed``, ``--weights``, ``--device``, ``--batch-size``: of the verbs that use a finished run."""
+        self.add_argument("--seed", type=int, help="of a sweep: the run of this seed, not the best one on val")
+        self.add_argument("--weights", type=Path, metavar="FILE", help="what the run started from, if it was moved")
+        self.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: %(default)s")
+        default = "the run's own" if batch_size is None else batch_size
+        self.add_argument(
+            "--batch-size", type=positive, default=batch_size, metavar="N", help=f"images a step, default: {default}"
+        )
+
     def error(self, message: str) -> NoReturn:
         """What is wrong with the command line.
 
@@ -31,3 +42,14 @@ class Parser(argparse.ArgumentParser):
             ConfigError: Always.
         """
         raise ConfigError(self.prog, message, f"see {self.prog} --help")
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number of 1 or more")
+    return number

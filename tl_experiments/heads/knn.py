@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_FLOOR = 1e-6  # share of the votes that a class without any is given: its logarithm must be finite
+VOTE_FLOOR = 1e-6  # share of the votes that a class without any is given: its logarithm must be finite
 _SIMILARITIES = 1 << 24  # held at once: 64 MiB in float32
 
 
@@ -85,7 +85,7 @@ def knn_logits(
             tally = votes.new_zeros(len(queries), n_classes).scatter_add_(1, labels[:, :k], votes[:, :k])
             parts.append(tally / tally.sum(1, keepdim=True).clamp(min=1))  # the nearest one's vote is 1
     shares = [torch.cat(parts[number :: len(neighbours)]) for number in range(len(neighbours))]
-    return torch.stack(shares).clamp(min=_FLOOR).log()
+    return torch.stack(shares).clamp(min=VOTE_FLOOR).log()
 
 
 def _take_sizes(module: nn.Module, state: Mapping[str, Any], prefix: str, *_: object) -> None:

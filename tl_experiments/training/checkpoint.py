@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError
+from safetensors.torch import load, load_file, save
 
 from tl_experiments.backbones.layout import layout_of
 from tl_experiments.backbones.locate import CHECKPOINT_FILE, Base, checkpoint_facts, locate
 from tl_experiments.backbones.nets import input_channels
-from tl_experiments.backbones.timm_backbone import restore_backbone
+from tl_experiments.backbones.timm_backbone import TimmBackbone, blank_backbone, restore_backbone
 from tl_experiments.config.heads import Head
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.config.typed import typed
-from tl_experiments.errors import WeightsError
+from tl_experiments.errors import WeightsError, first_line
 from tl_experiments.heads import build_head
 from tl_experiments.records import write_atomically
 from tl_experiments.training.audit import live_statistics
@@ -73,7 +74,7 @@ def write_checkpoint(folder: Path, cfg: TrainConfig, identity: str, parts: Parts
     return path
 
 
-def load_run(folder: Path | str) -> TransferModel:
+def load_run(folder: Path | str, weights: Path | None = None) -> TransferModel:
     """The model of a finished run, backbone and head, in eval mode: on the same images it gives the run's logits.
 
     To train on from a run, give its folder as ``backbone.weights`` instead: that takes the backbone alone, and the new
@@ -81,6 +82,7 @@ def load_run(folder: Path | str) -> TransferModel:
 
     Args:
         folder: Of a run, or of a sweep with exactly one.
+        weights: The file that the run started from, where it is elsewhere now; its hash is checked.
 
     Raises:
         WeightsError: No checkpoint, a damaged one, or one whose base is gone or another.
@@ -89,11 +91,45 @@ def load_run(folder: Path | str) -> TransferModel:
     facts = checkpoint_facts(path) if path is not None else None
     if path is None or facts is None:
         raise WeightsError(str(folder), "no checkpoint of a run", "name the folder of a finished run")
+    if missing := {"head", "classes", "memory_format"} - facts.keys():
+        what = f"says nothing of {', '.join(sorted(missing))}"
+        raise WeightsError(str(path.with_suffix(".json")), what, "another version wrote it: run its job again")
     cfg = typed(_WithHead, {"head": facts["head"]}).head
-    backbone = restore_backbone(path, facts, tokens=cfg.reads_tokens)
-    head = build_head(cfg, backbone.feature_dim, len(facts["classes"]), 0)
+    model = _on(restore_backbone(path, facts, tokens=cfg.reads_tokens, instead=weights), cfg, facts)
     state = load_file(path)
-    head.load_state_dict({name.removeprefix("head."): t for name, t in state.items() if name.startswith("head.")})
+    model.head.load_state_dict({name.removeprefix("head."): t for name, t in state.items() if name.startswith("head.")})
+    return model
+
+
+def whole_checkpoint(model: TransferModel) -> bytes:
+    """A safetensors file with every tensor of a model: it needs no base."""
+    return save(_without_sharing({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}))
+
+
+def load_whole(facts: Mapping[str, Any], data: bytes, *, starts_random: bool) -> TransferModel:
+    """The model of a file that ``whole_checkpoint`` made, in eval mode.
+
+    Args:
+        facts: ``backbone``, ``kwargs``, ``input``, ``head``, ``classes`` and ``memory_format``, as beside a checkpoint.
+        data: The file's content.
+        starts_random: Whether no weights from elsewhere stood at the start of its run.
+
+    Raises:
+        WeightsError: Its tensors are not those of such a model.
+    """
+    cfg = typed(_WithHead, {"head": facts["head"]}).head
+    model = _on(blank_backbone(facts, starts_random=starts_random, tokens=cfg.reads_tokens), cfg, facts)
+    try:
+        model.load_state_dict(load(data))
+    except (RuntimeError, SafetensorError) as error:
+        raise WeightsError(
+            "safetensors", f"not the tensors of {facts['backbone']} ({first_line(error)})", "export it again"
+        ) from None
+    return model
+
+
+def _on(backbone: TimmBackbone, cfg: Head, facts: Mapping[str, Any]) -> TransferModel:
+    head = build_head(cfg, backbone.feature_dim, len(facts["classes"]), 0)
     return TransferModel(backbone, head, layout_of(backbone, head), facts["memory_format"]).eval()
 
 

@@ -77,14 +77,15 @@ def runs_folder(config: TrainConfig) -> Path:
 def arm(config: TrainConfig) -> dict[str, str]:
     """What is compared: dataset, backbone, head and freeze strategy, each as a short text."""
     return {
-        "dataset": _dataset(config.dataset),
+        "dataset": dataset_label(config.dataset),
         "backbone": _backbone(config),
         "head": _with_options(config.head),
         "freeze_strategy": _with_options(config.freeze_strategy),
     }
 
 
-def _dataset(dataset: Dataset) -> str:
+def dataset_label(dataset: Dataset) -> str:
+    """Its name, and what of it is used."""
     name: str = dataset.name
     match dataset:
         case ImageFolder():

@@ -32,17 +32,22 @@ class TransferModel(nn.Module):
         self.backbone = backbone
         self.head = head
         self.layout = layout
-        self._memory_format = _MEMORY_FORMATS[memory_format]
+        self.memory_format = memory_format
         self._held_in_eval: list[nn.Module] = []
         for name, values in (("mean", backbone.input_spec.mean), ("std", backbone.input_spec.std)):
             self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1) * 255, persistent=False)
-        if any(p.ndim == 4 and not p.is_contiguous(memory_format=self._memory_format) for p in backbone.parameters()):
-            backbone.to(memory_format=self._memory_format)
+        wanted = _MEMORY_FORMATS[memory_format]
+        if any(p.ndim == 4 and not p.is_contiguous(memory_format=wanted) for p in backbone.parameters()):
+            backbone.to(memory_format=wanted)
 
     def forward(self, image: Tensor) -> Tensor:
         """Images ``(n, channels, size, size)`` in [0, 255] to logits ``(n, n_classes)``; normalised here."""
+        return self.head(self.features(image))
+
+    def features(self, image: Tensor) -> Tensor:
+        """What the head reads of images ``(n, channels, size, size)`` in [0, 255]."""
         normalised = (image.to(self.mean.dtype) - self.mean) / self.std
-        return self.head(self.backbone(normalised.contiguous(memory_format=self._memory_format)))
+        return self.backbone(normalised.contiguous(memory_format=_MEMORY_FORMATS[self.memory_format]))
 
     def logits(self, batch: Batch) -> Tensor:
         """Those of a batch of images."""
