@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "sweeps": _BASE | {"config", "strategies", "cache", "training"},
     "analysis": {"errors", "types", "records", "safe_text", "metrics"},
     "report": {"errors", "types", "records", "safe_text", "metrics", "analysis"},
-    "tracking": {"errors", "types", "records", "safe_text", "interrupt", "metrics"},
+    "tracking": {"errors", "types", "records", "safe_text", "interrupt", "metrics", "data"},
     "help": _BASE | {"config"},
     "commands": {
         *_BASE,

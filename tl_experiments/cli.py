@@ -23,6 +23,7 @@ tl: transfer learning experiments from the command line
   tl lr ...         find learning rates: a range test of each strategy, with a plot
   tl compare DIR    the table and the verdict of finished sweeps
   tl data ...       look at a dataset: tl data check, tl data preview
+  tl sync DIR       enter finished runs in W&B and other trackers
   tl list GROUP     what there is to choose: tl list backbones 'vit*'
   tl cache ...      what runs share on disk: tl cache list, tl cache clear
   tl VERB --help    examples first
@@ -135,7 +136,7 @@ def _module(verb: str, arguments: list[str]) -> int:
         return OK if stop.code in (0, None) else BAD_INPUT
 
 
-_MODULES = {"compare": "comparing", "data": "datasets", "cache": "caching"}
+_MODULES = {"compare": "comparing", "data": "datasets", "sync": "syncing", "cache": "caching"}
 VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "train": _train,
     "pretrain": _train,
