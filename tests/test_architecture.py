@@ -120,6 +120,8 @@ HEAVY = {"torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "w
         "records",
         "tracking.__main__",
         "tracking.process",
+        "commands.syncing",
+        "data.pictures",
         "sweeps.sweep",
         "sweeps.expand",
         "cache.listing",

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser("tl sync", _ABOUT)
     parser.add_argument("what", metavar="DIR", nargs="+", help="of a sweep, or of a single job; options of trackers")
     parser.add_argument("--force", action="store_true", help="enter runs again that are there")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     overrides = [text for text in given.what if text.startswith(("tracker=", "tracker."))]
     sweeps = _sweeps([text for text in given.what if text not in overrides])
     chosen = {folder: _trackers(folder, overrides) for folder in sweeps}

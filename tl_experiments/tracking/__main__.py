@@ -8,6 +8,7 @@ each, what became of them.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import select
@@ -38,6 +39,7 @@ def main(name: str, folder: Path) -> int:
         _say(f"{name}: cannot be used ({reason(error)}); the records are complete without it")
         return SOME_FAILED if "push" in order else OK
     if "push" in order:
+        threading.Thread(target=_end_with, args=(stdin,), daemon=True).start()
         for one in push(folder, tracker, **order["push"]):
             _say(json.dumps(asdict(one)))
         for line in tracker.missing():
@@ -81,6 +83,12 @@ def _pictures(config: Mapping[str, Any], items: Sequence[str]) -> Mapping[str, b
     from tl_experiments.data.pictures import pictures
 
     return pictures(config, items)
+
+
+def _end_with(stdin: io.FileIO) -> None:
+    """The command keeps its end open: when it is gone, whoever ended it wants this ended too."""
+    stdin.read()
+    os._exit(LATE)
 
 
 def _end_in(seconds: float, tracker: Tracker) -> None:

@@ -61,7 +61,7 @@ def push(folder: Path, tracker: Tracker, only: Collection[str] | None, force: bo
 def _enter(runs: Sequence[Run], tracker: Tracker, force: bool) -> list[Pushed]:
     """Begin with all, wait for all, and look what arrived."""
     begun = [_begin(run, tracker, force) for run in runs]
-    why = "it did not arrive in time"
+    why = "it did not arrive"
     try:
         tracker.flush()
         tracker.close()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +33,22 @@ class _Open:
     ending: threading.Thread | None = None
     complete: bool = False
     shown: bool = False  # its tables are entered
+    files: list[Any] = field(default_factory=list)  # wandb's artifacts that are to arrive
+    failure: str | None = None
 
     def end(self, code: int) -> None:
         """Complete it in a thread: that waits for the upload, long if the server is gone, and the others go on."""
 
         def finish() -> None:
-            with contextlib.suppress(Exception):  # a time-out, above all; the run stays in the list of what is missing
-                self.entered.finish(code)
+            try:
+                try:
+                    for file in self.files:
+                        file.wait()
+                finally:
+                    self.entered.finish(code)
                 self.complete = True
+            except Exception as error:  # a time-out, above all; the run stays in the list of what is missing
+                self.failure = redacted_text(first_line(error))
 
         self.ending = threading.Thread(target=finish, daemon=True)
         self.ending.start()
@@ -100,7 +107,7 @@ class Wandb:
             there.entered.log(values, step=step, commit=True)
             there.step = step
         if run.record is not None and not there.shown:
-            self._show(run, there.entered)
+            self._show(run, there)
             there.shown = True
         if run.ended:
             # The cause also where there is none: an earlier attempt may have had one
@@ -121,6 +128,9 @@ class Wandb:
         for there in list(self._open.values()):
             if there.ending is not None:
                 there.ending.join()
+            if there.failure is not None:
+                self._say(f"wandb: {run_name(there.run)}: {there.failure}")
+                there.failure = None
         self.flush()
 
     def missing(self) -> Iterator[str]:
@@ -150,15 +160,17 @@ class Wandb:
         entered = there.entered
         Entered(state=state, step=there.step, id=entered.id, offline=bool(entered.offline)).write(there.run, _NAME)
 
-    def _show(self, run: Run, entered: Any) -> None:
+    def _show(self, run: Run, there: _Open) -> None:
         """Tables of its predictions, in a row of their own after the curve, and its files."""
         from tl_experiments.tracking import wandb_tables
 
         try:
             if found := wandb_tables.views(run, self._images, self._pictures):
-                entered.log(found, commit=True)
+                there.entered.log(found, commit=True)
             for artifact, aliases in wandb_tables.artifacts(run, self._artifacts, self._folder.name):
-                entered.log_artifact(artifact, aliases=aliases)
+                file = there.entered.log_artifact(artifact, aliases=aliases)
+                if not there.entered.offline:
+                    there.files.append(file)
         except Exception as error:  # its numbers must not be lost for that
             self._say(f"wandb: {run_name(run)}: tables and files not entered ({redacted_text(first_line(error))})")
 

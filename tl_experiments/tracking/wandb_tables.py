@@ -74,19 +74,20 @@ def artifacts(run: Run, wanted: Sequence[str], sweep: str) -> Iterator[tuple[wan
 
 def _confusion_matrix(cells: Table, title: str) -> Any:
     """What ``wandb.plot.confusion_matrix`` makes of predictions, from cells that are counted already."""
-    columns = ["Actual", "Predicted", "nPredictions"]
-    table = wandb.Table(columns=columns, data=[list(row) for row in cells.rows])
+    columns = ("Actual", "Predicted", "nPredictions")
     fields = {column: column for column in columns}
+    table = _table(Table(columns, cells.rows))
     return wandb.plot_table("wandb/confusion_matrix/v1", table, fields, {"title": title}, split_table=True)
 
 
 def _table(table: Table) -> wandb.Table:
-    return wandb.Table(columns=[*table.columns], data=[list(row) for row in table.rows])
+    columns: list[str | int] = [*table.columns]
+    return wandb.Table(columns=columns, data=[list(row) for row in table.rows])
 
 
 def _with_images(table: Table, images: Sequence[wandb.Image | None]) -> wandb.Table:
-    rows = [[image, *row] for image, row in zip(images, table.rows, strict=True)]
-    return wandb.Table(columns=["image", *table.columns], data=rows)
+    rows = tuple((image, *row) for image, row in zip(images, table.rows, strict=True))
+    return _table(Table(("image", *table.columns), rows))
 
 
 def _image(encoded: bytes | None) -> wandb.Image | None:
