@@ -11,7 +11,7 @@ from tl_experiments.config.ranges import require
 
 @dataclass(frozen=True, kw_only=True)
 class CsvTracker:
-    """Two tables in the sweep's folder: a row a validation, and a row a run."""
+    """Tables in the sweep's folder: a row a validation, a row a run, and a row a class and split."""
 
     name: Literal["csv"]
 
