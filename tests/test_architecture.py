@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "sweeps": _BASE | {"config", "strategies", "cache", "training"},
     "analysis": {"errors", "types", "records", "safe_text", "metrics"},
     "report": {"errors", "types", "records", "safe_text", "metrics", "analysis"},
-    "tracking": {"errors", "types", "records", "safe_text", "interrupt", "metrics"},
+    "tracking": {"errors", "types", "records", "safe_text", "interrupt", "metrics", "data"},
     "help": _BASE | {"config"},
     "commands": {
         *_BASE,
@@ -120,6 +120,8 @@ HEAVY = {"torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "w
         "records",
         "tracking.__main__",
         "tracking.process",
+        "commands.syncing",
+        "data.pictures",
         "sweeps.sweep",
         "sweeps.expand",
         "cache.listing",

@@ -26,6 +26,7 @@ tl: transfer learning experiments from the command line
   tl evaluate ...   a run's metrics on another dataset
   tl export ...     a run's model for other programs: safetensors, torch.export, ONNX
   tl data ...       look at a dataset: tl data check, tl data preview
+  tl sync DIR       enter finished runs in W&B and other trackers
   tl list GROUP     what there is to choose: tl list backbones 'vit*'
   tl cache ...      what runs share on disk: tl cache list, tl cache clear
   tl VERB --help    examples first
@@ -145,6 +146,7 @@ _MODULES = {
     "predict": "predicting",
     "evaluate": "evaluating",
     "export": "exporting",
+    "sync": "syncing",
 }
 VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "train": _train,

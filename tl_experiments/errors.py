@@ -47,6 +47,12 @@ class StorageError(UserError):
     exit_code = SOME_FAILED
 
 
+class TrackingError(UserError):
+    """Runs that could not be entered in a tracker."""
+
+    exit_code = SOME_FAILED
+
+
 class DivergedError(TrainingError):
     """The loss or the outputs became NaN or infinite: the run is listed as ``diverged`` and never ranked."""
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tl_experiments.metrics import scores
+from tl_experiments.metrics.stored import Predictions
 from tl_experiments.records import RunRecord
+from tl_experiments.training.outputs import write_predictions
 
 ARM = {"dataset": "digits", "backbone": "resnet18", "head": "linear", "freeze_strategy": "last_n_blocks(n=2)"}
 CONFIG = {"seed": 0, "backbone": {"name": "resnet18", "kwargs": {}}, "optimizer": {"lr": None}}
@@ -44,9 +48,12 @@ class SweepFolder:
         with (self.folder / run / "metrics.jsonl").open("a") as stream:
             stream.write(json.dumps(values) + "\n")
 
-    def finish(self, run: str) -> None:
+    def finish(self, run: str, predictions: Mapping[str, Predictions] | None = None) -> None:
         metrics = {"val": {"accuracy": 0.75, "nll": 0.5}, "test": {"accuracy": 0.625, "nll": 0.75}}
         given = {key: value for key, value in self.facts.items() if key != "job_id"}
+        if predictions is not None:
+            metrics |= {split: scores.summary(one) for split, one in predictions.items()}
+            write_predictions(self.folder / run, predictions)
         RunRecord(
             job_id=run, **given, classes=("a", "b"), data={}, metrics=metrics, best_step=4,
             last_step=4, accumulation=1, phases=(),
@@ -55,11 +62,20 @@ class SweepFolder:
         ).write(self.folder / run)  # fmt: skip
         self.state(run, "ok")
 
-    def whole(self, run: str, **facts: Any) -> None:
+    def whole(self, run: str, predictions: Mapping[str, Predictions] | None = None, **facts: Any) -> None:
         self.begin(run, **facts)
         for step in (0, 4, 8):
             self.line(run, step, step / 16)
-        self.finish(run)
+        self.finish(run, predictions)
+
+
+def predicted(n: int = 40, classes: tuple[str, ...] = ("a", "b", "c", "d"), seed: int = 0) -> Predictions:
+    """Predictions of ``n`` images of digits, better than chance; the last class has no image."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % (len(classes) - 1)
+    logits = rng.normal(size=(n, len(classes))) + 2.0 * (labels[:, None] == np.arange(len(classes)))
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    return Predictions(tuple(f"digits/{i}" for i in range(n)), labels, probabilities, classes)
 
 
 SUMMARY = {

@@ -18,6 +18,10 @@ class Stub:
         self.upserts: dict[str, dict[str, Any]] = {}
         self.histories: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.summaries: dict[str, dict[str, Any]] = {}
+        self.artifacts: dict[str, dict[str, Any]] = {}  # as they were announced
+        self.committed: list[str] = []  # those that arrived, once for each time
+        self.commits = threading.Event()  # while it is not set, nothing that is uploaded is complete
+        self.commits.set()
         self.exit_codes: dict[str, int] = {}
         self.bodies: list[bytes] = []
         self._server = _Server(("127.0.0.1", port), _handler(self))
@@ -54,9 +58,47 @@ class Stub:
                 return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
             case "Viewer":
                 return {"viewer": {"id": "v", "entity": "team", "username": "user", "flags": "{}"}}
+            case "ArtifactType":
+                return {"project": None}
+            case "CreateArtifact":
+                given = variables["input"]
+                self.artifacts[given["artifactCollectionName"]] = given
+                made = {"id": given["artifactCollectionName"], "state": "PENDING"}
+                return {"createArtifact": {"artifact": {**made, "artifactSequence": {"latestArtifact": None}}}}
+            case "CreateArtifactManifest" | "UpdateArtifactManifest" as asked:
+                file = {"id": "f", "uploadUrl": f"{self.url}/put/manifest", "uploadHeaders": []}
+                made = {"artifactManifest": {"id": f"manifest of {variables.get('artifactID')}", "file": file}}
+                return {asked[0].lower() + asked[1:]: made}
+            case "CreateArtifactFiles":
+                files = [(one["artifactID"], one["name"]) for one in variables["input"]["artifactFiles"]]
+                nodes = [
+                    {
+                        "artifact": {"id": artifact},
+                        "storagePath": f"{artifact}/{name}", "uploadUrl": f"{self.url}/put/{artifact}/{name}",
+                        "uploadHeaders": [], "uploadMultipartUrls": None,
+                    }
+                    for artifact, name in files
+                ]  # fmt: skip
+                return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+            case "CommitArtifact":
+                self.commits.wait(30)
+                self.committed.append(variables["artifactID"])
+                return {"commitArtifact": {"artifact": {"id": variables["artifactID"], "digest": ""}}}
+            case "ArtifactByID":
+                return {"artifact": self._committed(variables["id"])}
             case "ServerFeaturesQuery":
                 return {"serverInfo": {"features": []}}
         return {}
+
+    def _committed(self, name: str) -> dict[str, Any]:
+        project = {"id": "p", "internalId": "p", "name": "p", "entity": {"name": "team"}}
+        return {
+            "id": name, "artifactSequence": {"name": name, "project": project}, "versionIndex": 0,
+            "artifactType": {"name": self.artifacts[name]["artifactTypeName"]}, "description": None, "metadata": None,
+            "ttlDurationSeconds": -1, "ttlIsInherited": True, "tags": [], "historyStep": None, "state": "COMMITTED",
+            "size": 0, "digest": "", "commitHash": None, "fileCount": 1, "createdAt": "2026-01-01T00:00:00",
+            "updatedAt": None, "aliases": [],
+        }  # fmt: skip
 
     def _resumed(self, name: str) -> dict[str, Any] | None:
         if name not in self.upserts:

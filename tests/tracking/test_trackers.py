@@ -19,7 +19,7 @@ from tl_experiments.tracking import process
 from tl_experiments.tracking.process import following
 
 MLFLOW = {"uri": None, "experiment": None}
-WANDB = {"project": "transfer", "entity": None, "mode": "offline"}
+WANDB = {"project": "transfer", "entity": None, "mode": "offline", "images": 0, "artifacts": []}
 
 
 def enter(folder: Path, **trackers) -> None:

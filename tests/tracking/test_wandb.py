@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import socket
 import subprocess
@@ -9,13 +11,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from sklearn.metrics import recall_score
 
-from tests.tracking.conftest import CURVE_KEYS, SUMMARY, wait_for
+from tests.tracking.conftest import CURVE_KEYS, SUMMARY, predicted, wait_for
 from tests.tracking.stub import Stub
+from tl_experiments.config.compose import compose
 from tl_experiments.tracking.process import following
 
-OPTIONS = {"project": "transfer", "entity": None, "mode": "auto"}
+OPTIONS = {"project": "transfer", "entity": None, "mode": "auto", "images": 6, "artifacts": []}
 KEY = "canary" + "0" * 34
 SYNC = "to upload them: wandb sync"
 
@@ -31,6 +37,11 @@ def tool(*arguments: str | Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def without_waiting(lines: list[str]) -> list[str]:
+    """Whether a command says that it waits depends on how busy the machine is."""
+    return [line for line in lines if not line.startswith("waiting for")]
+
+
 def everything_below(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
@@ -44,6 +55,11 @@ def server(monkeypatch):
     return stub
 
 
+def records_of(folder: Path) -> list[dict]:
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    return [json.loads(line) for line in tool("leet", "inspect", "--json", file).splitlines()]
+
+
 def inspected(folder: Path) -> dict:
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     return json.loads(tool("leet", "inspect", "--summary", "--json", file))
@@ -54,13 +70,70 @@ def test_offline_without_a_key(sweep, said):
     with following(sweep.folder, {"wandb": OPTIONS}):
         pass
     lines = [f"wandb: runs written offline: 1; {SYNC} {sweep.folder}/wandb/offline-run-*"]
-    assert said() == lines
+    assert without_waiting(said()) == lines
     found = inspected(sweep.folder)
     assert SUMMARY.items() <= found["summary"].items()
     assert found["config"]["arm"]["backbone"] == "resnet18"
     with following(sweep.folder, {"wandb": OPTIONS}):
         pass
-    assert said() == lines  # entered once
+    assert without_waiting(said()) == lines  # entered once
+
+
+def test_a_finished_run_is_shown(sweep, monkeypatch):
+    """One run with everything: hostile names, a further test set, pictures, stored files; and no secret in any."""
+    monkeypatch.setenv("SOME_TOKEN", KEY)
+    classes = ("<script>alert(1)</script>", "=cmd()", f"of {KEY}", "x" * 300)
+    found = {split: predicted(40, classes, seed) for seed, split in enumerate(("val", "test", "test/a sketch"))}
+    digits = dataclasses.asdict(compose(["tracker=none"]))
+    sweep.whole("a", found, config=digits)
+    with following(sweep.folder, {"wandb": {**OPTIONS, "artifacts": ["checkpoint", "record", "predictions"]}}):
+        pass
+    assert KEY.encode() in everything_below(sweep.folder / "a")  # the predictions keep names as they are
+
+    records = records_of(sweep.folder)
+    charts = {
+        key.removeprefix("_wandb.visualize."): value["panel_config"]
+        for record in records
+        for key, value in record.get("config", {}).get("update", {}).items()
+        if key.startswith("_wandb.visualize.")
+    }
+    splits = {"val", "test", "test/a_sketch"}
+    assert charts.keys() == {f"{kind}/{split}" for kind in ("confusion_matrix", "calibration") for split in splits}
+    assert charts["confusion_matrix/test"]["panelDefId"] == "wandb/confusion_matrix/v1"
+    axes = {
+        one["metric"].get("name") or one["metric"]["glob_name"]: one["metric"] for one in records if "metric" in one
+    }
+    assert axes["val_*"]["step_metric"] == axes["train_*"]["step_metric"] == "epoch"
+
+    summary = inspected(sweep.folder)["summary"]
+    assert summary["val_accuracy"] == {"min": 0, "max": 0.5, "last": 0.5}
+    sketch = predicted(40, classes, 2)
+    assert summary["test/a_sketch_accuracy"] == pytest.approx((sketch.probabilities.argmax(1) == sketch.labels).mean())
+    tables = {key: value for key, value in summary.items() if isinstance(value, dict) and value.get("nrows")}
+    assert tables.keys() == {
+        *(f"Custom Chart Tables/{chart}_table" for chart in charts),
+        *(f"per_class/{split}" for split in splits),
+        *(f"predictions/{split}" for split in splits - {"val"}),
+    }
+    (run,) = sweep.folder.glob("wandb/offline-run-*")
+    rows = json.loads((run / "files" / tables["per_class/test"]["path"]).read_text())["data"]
+    names, support, predictions, _, recall, *_ = zip(*rows, strict=True)
+    assert names == ("<script>alert(1)</script>", "=cmd()", "of ***", "x" * 63 + "…")
+    reference = found["test"]
+    assert (support, predictions) == ((14, 13, 13, 0), tuple(np.bincount(reference.predicted, minlength=4)))
+    np.testing.assert_allclose(
+        recall[:3], recall_score(reference.labels, reference.predicted, labels=[0, 1, 2], average=None)
+    )
+    assert recall[3] is None
+
+    artifacts = {one["artifact"]["name"]: one["artifact"] for one in records if one["type"] == "artifact"}
+    shown = next(one for name, one in artifacts.items() if "predictionstest-" in name)
+    files = {one["path"]: Path(one["local_path"]).read_bytes() for one in shown["manifest"]["contents"]}
+    pictures = [Image.open(io.BytesIO(content)) for path, content in files.items() if path.startswith("media/images/")]
+    assert [max(picture.size) for picture in pictures] == [160] * 6
+    assert {name for name in artifacts if name.endswith("-a")} == {"record-a", "predictions-a"}  # it kept no checkpoint
+    assert set(artifacts["record-a"]["aliases"]) == {"latest", "seed-0", "sweep"}
+    assert KEY.encode() not in everything_below(sweep.folder / "wandb")
 
 
 def test_an_offline_run_that_goes_on_is_written_whole(sweep):
@@ -159,8 +232,9 @@ def test_a_closed_port_costs_a_line(sweep, said, monkeypatch):
     sweep.whole("a")
     with following(sweep.folder, {"wandb": OPTIONS}):
         pass
-    assert said()[0] == "wandb: http://127.0.0.1:9 does not answer: ConnectionError; going on offline"
-    assert SYNC in said()[1]
+    first, last = without_waiting(said())
+    assert first == "wandb: http://127.0.0.1:9 does not answer: ConnectionError; going on offline"
+    assert SYNC in last
     assert SUMMARY.items() <= inspected(sweep.folder)["summary"].items()
 
 
@@ -209,7 +283,7 @@ def test_a_folder_that_cannot_be_written(sweep, said):
     (sweep.folder / "wandb").write_text("a file where the folder should be")
     with following(sweep.folder, {"wandb": OPTIONS, "csv": {}}):
         wait_for(said)  # the first attempt, while the command still runs
-    first, last = (line for line in said() if not line.startswith("waiting for"))
+    first, last = without_waiting(said())
     assert first.startswith("wandb: FileExistsError: ")
     assert first.endswith("; training goes on, and this is tried again")
     assert last.startswith("wandb: not all is entered (FileExistsError: ")

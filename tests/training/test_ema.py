@@ -48,15 +48,18 @@ def test_the_average_is_torchs():
         )
 
 
-def test_a_swap_there_and_back_changes_nothing():
+def test_showing_and_hiding_changes_nothing():
     model = net()
     ema = Ema(model, ["0.weight", "3.bias"], 0.5)
     with torch.no_grad():
         model[0].weight.add_(1)
     before, average = copy.deepcopy(model.state_dict()), ema.average["0.weight"].clone()
-    ema.swap(model)
-    assert torch.equal(model[0].weight, average)
-    ema.swap(model)
+    ema.show(model, False)
+    assert torch.equal(model[0].weight, before["0.weight"])
+    for _ in range(2):  # the second call finds it shown
+        ema.show(model, True)
+        assert torch.equal(model[0].weight, average)
+    ema.show(model, False)
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in before)
 
 

@@ -11,7 +11,7 @@ from tl_experiments.config.ranges import require
 
 @dataclass(frozen=True, kw_only=True)
 class CsvTracker:
-    """Two tables in the sweep's folder: a row a validation, and a row a run."""
+    """Tables in the sweep's folder: a row a validation, a row a run, and a row a class and split."""
 
     name: Literal["csv"]
 
@@ -45,16 +45,21 @@ class WandbTracker:
         project: W&B project.
         entity: W&B team or user; null is the account's default.
         mode: ``auto`` is online with an API key and a server that answers, offline without.
+        images: Predictions shown one by one for each test set, with small pictures of the images; 0 is none.
+        artifacts: What of a finished run is stored there as well.
     """
 
     name: Literal["wandb"]
     project: str
     entity: str | None
     mode: Literal["auto", "online", "offline"]
+    images: int
+    artifacts: tuple[Literal["checkpoint", "predictions", "record"], ...]
 
     def __post_init__(self) -> None:
         fits = 0 < len(self.project) <= 128 and not set(self.project) & set("/\\#?%:")
         require(fits, "project", repr(self.project), r"1 to 128 characters without / \ # ? % :")
+        require(0 <= self.images <= 1000, "images", self.images, "0 to 1000")
 
 
 @dataclass(frozen=True, kw_only=True)

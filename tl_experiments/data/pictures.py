@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from tl_experiments.config.schema import TrainConfig
+from tl_experiments.config.datasets import Dataset
 from tl_experiments.config.typed import typed
 from tl_experiments.data.items import Picture
 from tl_experiments.data.sources import open_source
@@ -19,6 +19,13 @@ from tl_experiments.errors import UserError
 SIDE = 160  # pixels of the longer side
 _QUALITY = 80
 _SMALL = 48  # pixels below which single ones are to be seen
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What of a run's config matters here: the rest may be of another version."""
+
+    dataset: Dataset
 
 
 def pictures(config: Mapping[str, Any], items: Sequence[str], side: int = SIDE) -> dict[str, bytes]:
@@ -34,9 +41,9 @@ def pictures(config: Mapping[str, Any], items: Sequence[str], side: int = SIDE) 
         absent, all of them where the dataset itself is gone.
     """
     try:
-        # what cannot be decoded is left out below, image by image, instead of decoding all to find it
-        source = open_source(replace(typed(TrainConfig, config).dataset, on_bad="error"))
-    except (UserError, OSError):
+        dataset = typed(_Config, {"dataset": config["dataset"]}).dataset
+        source = open_source(replace(dataset, on_bad="error"))  # to leave bad files out would be to decode all
+    except (UserError, OSError, KeyError):
         return {}
     wanted = set(items)
     places = {item.id: place for place, item in enumerate(source.items) if item.id in wanted}

@@ -1,23 +1,28 @@
 """``python -m tl_experiments.tracking NAME FOLDER``: the process that feeds one tracker.
 
 Its options, and the seconds that it has after the command's end, come as a line of JSON on stdin; the end of stdin says
-that the command has ended, however it did.
+that the command has ended, however it did. With ``push`` in that line it enters finished runs and says as JSON, a line
+each, what became of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import select
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tl_experiments.errors import OK, SOME_FAILED
 from tl_experiments.tracking.follow import Tracker, follow, reason
 from tl_experiments.tracking.process import LATE
+from tl_experiments.tracking.push import push
 
 _LESS_URGENT = 10  # niceness: training goes first
 
@@ -32,7 +37,14 @@ def main(name: str, folder: Path) -> int:
         tracker = make(name, folder, order["options"], _say)
     except Exception as error:
         _say(f"{name}: cannot be used ({reason(error)}); the records are complete without it")
-        return 0
+        return SOME_FAILED if "push" in order else OK
+    if "push" in order:
+        threading.Thread(target=_end_with, args=(stdin,), daemon=True).start()
+        for one in push(folder, tracker, **order["push"]):
+            _say(json.dumps(asdict(one)))
+        for line in tracker.missing():
+            _say(line)
+        return OK
     over = False
 
     def ended(seconds: float) -> bool:
@@ -45,7 +57,7 @@ def main(name: str, folder: Path) -> int:
     follow(folder, name, tracker, ended, _say)
     for line in tracker.missing():
         _say(line)
-    return 0
+    return OK
 
 
 def make(name: str, folder: Path, options: dict[str, Any], say: Callable[[str], None]) -> Tracker:
@@ -64,7 +76,19 @@ def make(name: str, folder: Path, options: dict[str, Any], say: Callable[[str], 
         return Mlflow(folder, **options)
     from tl_experiments.tracking.wandb import Wandb
 
-    return Wandb(folder, say, **options)
+    return Wandb(folder, say, _pictures, **options)
+
+
+def _pictures(config: Mapping[str, Any], items: Sequence[str]) -> Mapping[str, bytes]:
+    from tl_experiments.data.pictures import pictures
+
+    return pictures(config, items)
+
+
+def _end_with(stdin: io.FileIO) -> None:
+    """The command keeps its end open: when it is gone, whoever ended it wants this ended too."""
+    stdin.read()
+    os._exit(LATE)
 
 
 def _end_in(seconds: float, tracker: Tracker) -> None:

@@ -64,13 +64,22 @@ def new_points(run: Run, after: int) -> Iterator[tuple[int, dict[str, float]]]:
             yield values["step"], {key: value for key, value in values.items() if value is not None}
 
 
+def split_key(split: str) -> str:
+    """A split in keys: ``test/<name>`` keeps its slash, and of the name letters, digits and ``_ . -``."""
+    first, slash, name = split.partition("/")
+    return f"{first}{slash}{re.sub(r'[^A-Za-z0-9_.-]+', '_', short(redacted_text(name), 64)).strip('.')}"
+
+
 def summary(run: Run) -> dict[str, float]:
-    """The numbers of a finished run: ``test_accuracy``, ``best_val_accuracy`` (of the weights kept), and its costs."""
+    """The numbers of a finished run and its costs.
+
+    ``test_accuracy``, ``test/<name>_accuracy`` of further test sets, ``best_val_accuracy`` of the weights kept, ...
+    """
     if run.record is None:
         return {}
     prefix = {"val": "best_val"}
     metrics = {
-        f"{prefix.get(split, split)}_{name}": value
+        f"{prefix.get(split) or split_key(split)}_{name}": value
         for split, values in run.record.metrics.items()
         for name, value in values.items()
     }
@@ -85,24 +94,36 @@ class Entered:
         state: In which the run was completed there; None while it is not.
         step: Last step entered.
         id: The tracker's own name of the run, where it gives one.
+        offline: Whether it is there in files only, which somebody has to upload.
     """
 
     state: str | None = None
     step: int = -1
     id: str | None = None
+    offline: bool = False
 
     @classmethod
     def read(cls, run: Run, tracker: str) -> Entered:
         """What ``tracker`` holds of ``run``: nothing, unless its file says so."""
         try:
             content = json.loads((run.folder / f"{tracker}.json").read_text(encoding="utf-8"))
-            return cls(**{field.name: content[field.name] for field in fields(cls)})
+            return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
         except (OSError, ValueError, KeyError, TypeError):
             return cls()
 
     def write(self, run: Run, tracker: str) -> None:
         """Remember it in ``<run>/<tracker>.json``."""
         write_atomically(run.folder / f"{tracker}.json", json.dumps(asdict(self)) + "\n")
+
+    @staticmethod
+    def forget(run: Run, tracker: str) -> None:
+        """From now on ``tracker`` holds nothing of ``run``."""
+        (run.folder / f"{tracker}.json").unlink(missing_ok=True)
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is there."""
+        return self != Entered()
 
     def completes(self, run: Run) -> bool:
         """Whether nothing of the run is missing."""

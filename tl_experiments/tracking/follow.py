@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from tl_experiments.safe_text import plain, redacted_text
+from tl_experiments.tracking.entries import Entered
 from tl_experiments.tracking.runs import Reader, Run
 
 _POLL_S = 1.0
@@ -16,7 +17,13 @@ _LONGEST_RETRY_S = 60.0
 
 
 class Tracker(Protocol):
-    """Where runs are entered. Each method may raise, and is then called again later."""
+    """Where runs are entered. Each method may raise, and is then called again later.
+
+    Args:
+        whole: Whether what it writes is made anew from all runs of the sweep.
+    """
+
+    whole: bool
 
     def update(self, run: Run) -> None:
         """Enter what is not there yet of a run that changed."""
@@ -26,6 +33,12 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Wait for what is under way."""
+
+    def holds(self, run: Run) -> Entered:
+        """What is there of a run."""
+
+    def forget(self, run: Run) -> None:
+        """Let the next ``update`` enter the run again, from the beginning."""
 
     def missing(self) -> Iterator[str]:
         """Lines on what has not reached its place, and how to send it there."""

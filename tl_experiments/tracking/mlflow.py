@@ -10,8 +10,20 @@ from pathlib import Path
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
-from tl_experiments.tracking.entries import ARM, Entered, cause, config, flat, new_points, run_name, short, summary
+from tl_experiments.tracking.entries import (
+    ARM,
+    Entered,
+    cause,
+    config,
+    flat,
+    new_points,
+    run_name,
+    short,
+    split_key,
+    summary,
+)
 from tl_experiments.tracking.runs import Run
+from tl_experiments.tracking.tables import as_csv, confusion, per_class
 
 _NAME = "mlflow"
 _BATCH = 1000  # metrics MLflow takes at once
@@ -28,29 +40,31 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 class Mlflow:
     """Curves as metrics with their step, the summary as metrics at the last step, the config as dotted params.
 
+    Of a finished run ``per_class/<split>.csv`` and ``confusion_matrix/<split>.csv`` are stored as artifacts.
+
     Args:
         folder: Of the sweep.
         uri: Tracking URI; None is ``MLFLOW_TRACKING_URI``, or else the store beside the sweep.
         experiment: Its name; None is the sweep's.
     """
 
+    whole = False
+
     def __init__(self, folder: Path, uri: str | None, experiment: str | None) -> None:
         local = f"sqlite:///{folder.resolve().parent / 'mlflow.db'}"
         self._uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or local
         self._experiment = experiment or folder.name
-        self._client: MlflowClient | None = None
-        self._experiment_id = ""
+        # A store of ours keeps its artifacts beside it, not in the current folder; a server has a place of its own
+        self._artifacts = (folder.resolve().parent / "mlflow_artifacts").as_uri() if self._uri == local else None
+        self._connected: tuple[MlflowClient, str] | None = None
 
     def update(self, run: Run) -> None:
         entered = Entered.read(run, _NAME)
         if not run.facts or entered.completes(run):
             return
-        if self._client is None:  # late: it makes the store
-            self._client = MlflowClient(self._uri)
-            self._experiment_id = _experiment(self._client, self._experiment)
-        client = self._client
+        client, experiment = self._connect()
         if entered.id is None:
-            entered = Entered(id=_begin(client, self._experiment_id, run))
+            entered = Entered(id=_begin(client, experiment, run))
             entered.write(run, _NAME)
         elif entered.state is not None:  # it goes on
             client.update_run(entered.id, status="RUNNING")
@@ -64,6 +78,8 @@ class Mlflow:
             metrics += _metrics(summary(run), now, max(step, 0))
         for start in range(0, len(metrics), _BATCH):
             client.log_batch(entered.id, metrics=metrics[start : start + _BATCH])
+        for name, text in _files(run):
+            client.log_text(entered.id, text, name)
         if run.ended:
             client.set_tag(entered.id, "state", run.state)
             client.set_tag(entered.id, "cause", cause(run) or "")
@@ -76,13 +92,31 @@ class Mlflow:
     def close(self) -> None:
         """Nothing is held open."""
 
+    def holds(self, run: Run) -> Entered:
+        return Entered.read(run, _NAME)
+
+    def forget(self, run: Run) -> None:
+        """Its run there is deleted, which MLflow can undo."""
+        entered = Entered.read(run, _NAME)
+        if entered.id is not None:
+            self._connect()[0].delete_run(entered.id)
+        Entered.forget(run, _NAME)
+
     def missing(self) -> Iterator[str]:
         yield from ()
 
-
-def _experiment(client: MlflowClient, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    return found.experiment_id if found is not None else client.create_experiment(name)
+    def _connect(self) -> tuple[MlflowClient, str]:
+        """The client and the experiment's id; late, since it makes the store."""
+        if self._connected is None:
+            client = MlflowClient(self._uri)
+            found = client.get_experiment_by_name(self._experiment)
+            made = (
+                found.experiment_id
+                if found is not None
+                else client.create_experiment(self._experiment, self._artifacts)
+            )
+            self._connected = client, made
+        return self._connected
 
 
 def _begin(client: MlflowClient, experiment: str, run: Run) -> str:
@@ -98,6 +132,12 @@ def _begin(client: MlflowClient, experiment: str, run: Run) -> str:
         client.log_batch(made, params=params[start : start + _PARAMS])
     client.log_batch(made, tags=[RunTag("state", "running")])
     return made
+
+
+def _files(run: Run) -> Iterator[tuple[str, str]]:
+    for split, predictions in run.predictions().items():
+        yield f"per_class/{split_key(split)}.csv", as_csv(per_class(predictions).records())
+        yield f"confusion_matrix/{split_key(split)}.csv", as_csv(confusion(predictions).records())
 
 
 def _params(run: Run) -> Iterator[tuple[str, object]]:

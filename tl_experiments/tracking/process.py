@@ -11,20 +11,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from tl_experiments.errors import ConfigError
+from tl_experiments.errors import ConfigError, TrackingError
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.safe_text import plain
+from tl_experiments.tracking.push import Pushed
 
 LATE = 3  # exit code of a tracker that had no time to finish
 _FINISH_S = 25.0  # that a tracker has after the command's end, to say itself what is missing
 _WAIT_S = 30.0  # after which it is ended
 _WAIT_AFTER_CTRL_C_S = 5.0
+_PUSH_S = "600"  # that W&B may take to upload a run on request
 _QUIET_S = 2.0  # of waiting before it is said
 _NEEDS = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy", "alembic")}
 
@@ -60,6 +63,32 @@ def following(folder: Path, trackers: Mapping[str, Mapping[str, Any]]) -> Iterat
         _finish(started, patience)
 
 
+def pushing(
+    folder: Path, name: str, options: Mapping[str, Any], only: Collection[str] | None, force: bool
+) -> Iterator[Pushed | str]:
+    """Enter finished runs of the sweep in ``folder`` in one tracker; see ``push`` for the arguments.
+
+    Yields:
+        What became of each run, as it happens, and lines for the user in between.
+
+    Raises:
+        TrackingError: The process that did it ended on the way.
+    """
+    order = {"options": options, "push": {"only": None if only is None else sorted(only), "force": force}}
+    # Large files take longer than the few seconds that a training command would wait
+    process = _launch(name, folder, order, {"WANDB_FINISH_TIMEOUT": _PUSH_S})
+    assert process.stdout is not None
+    try:
+        for raw in process.stdout:
+            line = raw.decode(errors="replace").rstrip("\n")
+            yield Pushed(**json.loads(line)) if line.startswith("{") else plain(line)
+        if process.wait() != 0:
+            raise TrackingError(name, f"its process ended with {process.returncode}", "the same command again goes on")
+    finally:
+        process.kill()
+        process.wait()
+
+
 @dataclass(frozen=True)
 class _Started:
     name: str
@@ -68,22 +97,29 @@ class _Started:
 
 
 def _start(name: str, folder: Path, options: Mapping[str, Any]) -> _Started:
+    process = _launch(name, folder, {"options": options, "finish_s": _FINISH_S})
+    thread = threading.Thread(target=_pass_on, args=(process,), daemon=True, name=f"lines of {name}")
+    thread.start()
+    return _Started(name, process, thread)
+
+
+def _launch(
+    name: str, folder: Path, order: Mapping[str, Any], unless_set: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         # -P: a json.py in the current folder is none of its business
         [sys.executable, "-P", "-m", "tl_experiments.tracking", name, str(folder)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # other people's libraries; ours speaks on stdout
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**unless_set, **os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,  # Ctrl-C reaches every process of a terminal's group; this command decides
     )
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
-        process.stdin.write(json.dumps({"options": options, "finish_s": _FINISH_S}).encode() + b"\n")
+        process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.flush()
-    thread = threading.Thread(target=_pass_on, args=(process,), daemon=True, name=f"lines of {name}")
-    thread.start()
-    return _Started(name, process, thread)
+    return process
 
 
 def _pass_on(process: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_experiments.errors import UserError
-from tl_experiments.metrics.stored import read_curve
+from tl_experiments.metrics.stored import Predictions, read_curve, read_predictions
 from tl_experiments.records import METRICS_FILE, RECORD_FILE, START_FILE, RunRecord
 
 SWEEP_FILE = "sweep.json"
@@ -39,6 +39,13 @@ class Run:
     state: str
     cause: str | None
     began: float
+
+    def predictions(self) -> Mapping[str, Predictions]:
+        """Split -> what a finished run predicted, read anew; empty if it is not finished or its file cannot be read."""
+        try:
+            return read_predictions(self.folder) if self.record is not None else {}
+        except UserError:
+            return {}
 
     @property
     def ended(self) -> bool:

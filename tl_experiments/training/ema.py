@@ -22,7 +22,7 @@ class Ema:
 
     def __init__(self, model: nn.Module, names: Iterable[str], decay: float) -> None:
         self.decay = decay
-        self._shown = False
+        self._shown = False  # whether the model holds the average, and ``average`` the weights
         state = model.state_dict()
         self.average = {name: state[name].detach().clone() for name in names}
 
@@ -37,13 +37,16 @@ class Ema:
             self.average[name].copy_(state[name])
 
     @torch.no_grad()
-    def swap(self, model: nn.Module) -> None:
-        """Exchange the model's tensors with the average's; a second call puts them back."""
+    def show(self, model: nn.Module, shown: bool) -> None:
+        """Exchange the model's tensors with the average's, or put them back; nothing where they are so already."""
+        if shown == self._shown:
+            return
         state = model.state_dict()
         for name, tensor in self.average.items():
             held = state[name].clone()
             state[name].copy_(tensor)
             tensor.copy_(held)
+        self._shown = shown
 
     def load(self, average: Mapping[str, Tensor]) -> None:
         """Take up an average that was saved, on the model's device."""

@@ -150,7 +150,7 @@ class _Saver:
     """Writes and reads the resume points of one run."""
 
     def __init__(self, cfg: TrainConfig, parts: Parts, history: History) -> None:
-        self._cfg, self._parts, self._history = cfg, parts, history
+        self._parts, self._history = parts, history
         self._timer = WritingTimer(cfg.trainer.resume_interval_s)
         self._run = {
             "way": f"feature_cache={cfg.feature_cache.name}",

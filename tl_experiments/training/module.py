@@ -79,7 +79,6 @@ class TransferModule(pl.LightningModule):
         self.predictions: Predictions | None = None
         self.ema: Ema | None = None
         self._save = save
-        self._shows_average = False
         self._schedule = schedule(cfg.scheduler, phase.steps)
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._loss: Tensor | None = None  # of the step in progress
@@ -252,14 +251,10 @@ class TransferModule(pl.LightningModule):
             if self.point is not None:
                 self.ema.load(self.point.ema)
 
-    def _show_average(self, shown: bool) -> None:
-        if self.ema is not None and shown != self._shows_average:
-            self.ema.swap(self.model)
-            self._shows_average = shown
-
     def end(self, signum: int) -> NoReturn:
         """Write a resume point, between two steps, and end the run for a signal."""
-        self._show_average(False)  # the weights that train are saved
+        if self.ema is not None:
+            self.ema.show(self.model, False)  # the weights that train are saved
         self._save(self, True)
         raise Interrupted(signum, f"after step {self.step} of {self.parts.phases[-1].end_step}")
 
@@ -281,10 +276,12 @@ class TransferModule(pl.LightningModule):
     def on_validation_start(self) -> None:
         interrupt.take_back()
         self._begin_average()
-        self._show_average(True)
+        if self.ema is not None:
+            self.ema.show(self.model, True)
 
     def on_validation_end(self) -> None:
-        self._show_average(False)
+        if self.ema is not None:
+            self.ema.show(self.model, False)
 
     def on_validation_batch_end(self, *_: Any) -> None:
         self._end_if_asked()
