@@ -13,7 +13,7 @@ from tl_experiments.config.datasets import Digits, ImageFolder
 from tl_experiments.data.items import Item, Split
 from tl_experiments.data.sources import divide, open_dataset, open_source
 from tl_experiments.data.splits import Splits, assign_splits, class_orders, stratified_folds
-from tl_experiments.errors import DataError
+from tl_experiments.errors import ConfigError, DataError
 
 CLASSES = ("a", "b", "c")
 
@@ -123,3 +123,18 @@ def test_folds_are_other_data_with_the_same_images(
     opened = [open_dataset(folder_cfg(root, folds=3, fold=fold), 0) for fold in range(3)]
     assert len({one.source.fingerprint for one in opened}) == 1
     assert len({one.fingerprint for one in opened}) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 1}, "^folds: got 1, expected 2 or more"),
+        ({"folds": 5, "fold": 5}, "^fold: got 5, expected 0 to 4"),
+        ({"fold": 1}, "^fold: got 1, expected 0 without folds"),
+    ],
+)
+def test_a_fold_that_there_is_not_is_refused(
+    options: dict[str, int], message: str, digits_cfg: Callable[..., Digits]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        digits_cfg(**options)

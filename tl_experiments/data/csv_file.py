@@ -84,7 +84,7 @@ def open_csv(
     _refuse(table, _repeated(rows))
     _refuse(table, _missing(rows, folder))
     trained = [row.label for row in rows if row.split is None or SPLIT_WORDS[row.split] == "train"]
-    if not trained:
+    if classes is None and not trained:
         raise DataError(
             str(table), "no rows of the split train", "mark some rows train: the classes are read from them"
         )

@@ -10,7 +10,8 @@ from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
-from tl_experiments.data.checking import check_loaded
+from tl_experiments.data.checking import check_loaded, only
+from tl_experiments.data.csv_file import Columns, open_csv
 from tl_experiments.data.decode import MAX_PIXELS
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.data.items import SPLITS, Checked, Item, Picture, Source
@@ -55,23 +56,35 @@ def with_tests(source: Source, tests: Mapping[str, Source]) -> Source:
 
 
 def open_test_set(
-    name: str, path: str, channels: int, max_pixels: int = MAX_PIXELS, digests: Path | None = None
+    name: str,
+    path: str,
+    classes: Sequence[str],
+    channels: int,
+    max_pixels: int = MAX_PIXELS,
+    digests: Path | None = None,
 ) -> Source:
-    """Read ``path/test/<class>/<image>`` where there is such a folder, else ``path/<class>/<image>``.
+    """Read ``path/test/<class>/<image>`` where there is such a folder, else ``path/<class>/<image>``, or a table.
 
-    Class folders without an image count as missing.
+    Class folders without an image count as missing. Of a table with a column ``split`` the rows of test are taken.
 
     Args:
         name: Of the test set.
-        path: The folder; ``~`` and environment variables are expanded.
+        path: The folder, or the csv file; ``~`` and environment variables are expanded.
+        classes: Of the dataset.
         channels: That every image is loaded with.
         max_pixels: Of the largest image that is decoded.
         digests: As in ``open_image_folder``.
 
     Raises:
-        DataError: The folder is missing, empty or laid out otherwise.
+        DataError: The folder is missing, empty or laid out otherwise; or what ``open_csv`` says of the table.
     """
     key, root = f"dataset.tests.{name}", Path(os.path.expandvars(path)).expanduser()
+    if root.is_file():
+        table = open_csv(str(root), None, Columns(), classes, channels, max_pixels, digests)
+        kept = [index for index, item in enumerate(table.items) if item.split in (None, "test")]
+        if not kept:
+            raise DataError(key, f"{root} has no row of the split test", "mark its rows test, or leave the column out")
+        return replace(only(table, kept), notes=())  # those are about training
     given = [split for split in SPLITS if (root / split).is_dir()]
     if given and "test" not in given:
         what = f"{root} has {_some(given)} and no test, expected {LAYOUT}"

@@ -39,10 +39,12 @@ def open_source(cfg: Dataset, digests: Path | None = None) -> Source:
     Raises:
         DataError: The dataset cannot be used as it stands.
     """
+    source = _listed(cfg, digests)
     tests = {
-        name: open_test_set(name, path, cfg.channels, cfg.max_pixels, digests) for name, path in cfg.test_sets.items()
+        name: open_test_set(name, path, source.classes, cfg.channels, cfg.max_pixels, digests)
+        for name, path in cfg.test_sets.items()
     }
-    source = with_tests(_listed(cfg, digests), tests)
+    source = with_tests(source, tests)
     return without_bad(source) if cfg.on_bad == "skip" else source
 
 
