@@ -199,14 +199,18 @@ def without_bad(source: Source) -> Source:
     _refuse_empty_classes(source, {item.label for item in items if item.split in (None, "train")}, skipped)
     listed = ", ".join(f"{item} ({why})" for item, why in list(skipped.items())[:_SHOWN])
     more = ", ..." if len(skipped) > _SHOWN else ""
+    note = f"Left out {len(skipped)} images that cannot be used: {listed}{more}."
+    return replace(only(source, kept), notes=(*source.notes, note), skipped=skipped)
+
+
+def only(source: Source, kept: Sequence[int]) -> Source:
+    """The source with some of its items, numbered anew, in the order of ``kept``."""
     return replace(
         source,
-        items=tuple(items),
+        items=tuple(source.items[index] for index in kept),
         load=partial(_renumbered, source.load, kept),
         contents=partial(_some_contents, source, kept),
-        check=partial(_some_checked, source, kept),
-        notes=(*source.notes, f"Left out {len(skipped)} images that cannot be used: {listed}{more}."),
-        skipped=skipped,
+        check=None if source.check is None else partial(_some_checked, source.check, kept),
     )
 
 
@@ -221,14 +225,14 @@ def _renumbered(load: Callable[[int], Picture], kept: Sequence[int], index: int)
     return load(kept[index])
 
 
-def _some_contents(source: Source, kept: Sequence[int]) -> list[str | bytes]:
-    return [bytes.fromhex(one.digest) for one in _some_checked(source, kept)]
-
-
-def _some_checked(source: Source, kept: Sequence[int]) -> list[Checked]:
-    assert source.check is not None
-    checked = source.check()
+def _some_checked(check: Callable[[], Sequence[Checked]], kept: Sequence[int]) -> list[Checked]:
+    checked = check()
     return [checked[index] for index in kept]
+
+
+def _some_contents(source: Source, kept: Sequence[int]) -> list[str | bytes]:
+    assert source.check is not None
+    return [bytes.fromhex(one.digest) for one in _some_checked(source.check, kept)]
 
 
 def _suffices(max_pixels: int, entry: Remembered) -> bool:
