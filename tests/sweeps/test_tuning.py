@@ -112,6 +112,11 @@ def test_a_sweep_tunes_on_one_seed_and_says_so(tl, tmp_path):
     for entry in ledger["plan"]["costs"]:
         assert entry.keys() >= {"jobs", "predicted_s", "actual_s", "predicted_encoded", "actual_encoded"}
     assert [entry["jobs"] for entry in ledger["plan"]["costs"]] == [3, 2]
+    first = [entry["id"] for entry in ledger["jobs"] if entry["state"] == "ok"][-1]
+    assert "nothing to run" in tl(*command, "dry_run=true")[1]
+    (tmp_path / "outputs/tuned" / first / "record.json").rename(tmp_path / "kept.json")
+    assert "1 job to run" in tl(*command, "dry_run=true")[1]
+    (tmp_path / "kept.json").rename(tmp_path / "outputs/tuned" / first / "record.json")
     code, again, _ = tl(*command)
     assert code == 0
     assert re.sub(r"\s+", " ", again) == re.sub(r"\s+", " ", out)

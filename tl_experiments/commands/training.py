@@ -110,7 +110,7 @@ class TrainCommand:
         if any(job.config.tuning_seed != jobs[0].config.tuning_seed for job in jobs):
             raise ConfigError("tuning_seed", "swept, but a sweep is tuned on one seed", "give one tuning_seed=")
         if any(job.config.dry_run for job in jobs):
-            sys.stdout.write(preview(without_secrets(jobs), folder) + "\n")
+            sys.stdout.write(preview(without_secrets(jobs), folder, choose_trial) + "\n")
             return OK
         with interrupt.installed(at_once=True), running_here(folder), following(folder, trackers):
             outcome = run_sweep(without_secrets(jobs), folder, self.line, choose_trial)

@@ -31,7 +31,7 @@ from tl_experiments.sweeps.planner import (
 )
 from tl_experiments.sweeps.pricing import complete
 from tl_experiments.sweeps.tasks import LOG_FILE, Task, make_tasks
-from tl_experiments.sweeps.tuning import Choose, stages
+from tl_experiments.sweeps.tuning import Choose, Stages, stages
 from tl_experiments.sweeps.worker import run_job
 from tl_experiments.training.preflight import Datasets, check_data, check_unchanged
 
@@ -76,9 +76,7 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str, choose: Choose | 
     with _ledger(jobs, folder, command) as ledger:
         trained = _run(jobs, planned.first, ledger, datasets)
         if planned.arms:
-            assert choose is not None, "jobs of a sweep with tuning_seed come with a way to choose"
-            records = {record.job_id: record for record in finished_records(planned.first, folder)}
-            second, left_out = planned.second(records, choose)
+            second, left_out = _second(planned, folder, choose)
             for job_id, cause in left_out.items():
                 ledger.jobs[job_id].state, ledger.jobs[job_id].cause = "unchosen", cause
             _enter_done(jobs, ledger)  # one may have run in a sweep without tuning
@@ -89,6 +87,12 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str, choose: Choose | 
                     "tuned on seed %s: %d jobs of settings that val did not choose are left out", seed, len(left_out)
                 )
         return _outcome(jobs, trained, ledger)
+
+
+def _second(planned: Stages, folder: Path, choose: Choose | None) -> tuple[list[Job], dict[str, str]]:
+    """What the jobs that have finished say of the rest; see ``Stages.second``."""
+    assert choose is not None, "jobs of a sweep with tuning_seed come with a way to choose"
+    return planned.second({record.job_id: record for record in finished_records(planned.first, folder)}, choose)
 
 
 def _run(jobs: Sequence[Job], wanted: Sequence[Job], ledger: Ledger, datasets: Datasets) -> int:
@@ -113,8 +117,13 @@ def _run(jobs: Sequence[Job], wanted: Sequence[Job], ledger: Ledger, datasets: D
     return len(todo)
 
 
-def preview(jobs: Sequence[Job], folder: Path) -> str:
+def preview(jobs: Sequence[Job], folder: Path, choose: Choose | None = None) -> str:
     """What ``run_sweep`` would run, and what that would cost; prices that are not known are measured.
+
+    Args:
+        jobs: All of the command.
+        folder: Of the sweep.
+        choose: As in ``run_sweep``.
 
     Raises:
         DataError: If a dataset cannot be used as it stands.
@@ -123,7 +132,11 @@ def preview(jobs: Sequence[Job], folder: Path) -> str:
     datasets = _check_data(jobs, folder)
     ledger = Ledger.open(folder)
     ledger.add("", [(job.id, job.overrides) for job in jobs])
-    todo = _not_done(planned.first, ledger)
+    wanted, later = list(planned.first), len(jobs) - len(planned.first)
+    todo = _not_done(wanted, ledger)
+    if not todo and planned.arms:
+        wanted, later = _second(planned, folder, choose)[0], 0
+        todo = _not_done(wanted, ledger)
     if not todo:
         return f"nothing to run: {len(jobs)} of {len(jobs)} jobs have ended in {folder}"
     tasks = _tasks(jobs, todo, ledger)
@@ -131,8 +144,8 @@ def preview(jobs: Sequence[Job], folder: Path) -> str:
     book = _book(todo[0].config, where)
     complete(book, unpriced(tasks, book), undecoded(tasks, book), where)
     plan = make_plan(tasks, datasets, book, len(where.devices))
-    text = f"{folder}: {_counts(planned.first, todo, tasks)}, {_describe(where)}\n{table(plan)}"
-    if later := len(jobs) - len(planned.first):
+    text = f"{folder}: {_counts(wanted, todo, tasks)}, {_describe(where)}\n{table(plan)}"
+    if later:
         seed = jobs[0].config.tuning_seed
         text += f"\nthen, of {later} more jobs, those with the settings that val chooses with seed {seed}"
     return text
