@@ -144,6 +144,6 @@ def test_a_plan_of_a_hundred_jobs_opens_each_dataset_once(job, book, monkeypatch
     jobs = [job(*photos, f"optimizer.lr_factor={1 + number}", f"seed={number % 5}") for number in range(100)]
     opened = []
     real = preflight.open_source
-    monkeypatch.setattr(preflight, "open_source", lambda dataset: opened.append(dataset) or real(dataset))
+    monkeypatch.setattr(preflight, "open_source", lambda *args: opened.append(args) or real(*args))
     make_plan(make_tasks(jobs, jobs, []), Datasets(), book, 1)
     assert len(opened) == 1

@@ -125,7 +125,7 @@ def test_killed_in_mid_way_it_completes(sweep, sync, server, monkeypatch):
     server.commits.clear()
     command = [sys.executable, "-m", "tl_experiments", "sync", sweep.folder, "tracker=wandb", "tracker.wandb.images=0"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ) as killed:
-        wait_for(lambda: server.histories["sweep-a"])
+        wait_for(lambda: server.histories["sweep-a"] and server.histories["sweep-b"])
         killed.send_signal(signal.SIGKILL)
     wait_for(lambda: not processes_in(sweep.folder))
     server.commits.set()
