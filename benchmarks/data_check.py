@@ -27,7 +27,7 @@ TARGETS_S = {"first": 60.0, "second": 2.0}
 CHECK = """
 import json, sys, time
 from pathlib import Path
-from tl_experiments.data.checking import bad_images
+from tl_experiments.data.broken import bad_images
 from tl_experiments.data.image_folder import open_image_folder
 started = time.perf_counter()
 source = open_image_folder(sys.argv[1], False, digests=Path(sys.argv[2]))

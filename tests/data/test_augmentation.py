@@ -15,7 +15,8 @@ from scipy import stats
 from torchvision import transforms as v1
 from torchvision.transforms import v2
 
-from tl_experiments.config.datasets import CutMix, FlipCrop, ImageFolder, MixUp, RandAugment, Trivial
+from tl_experiments.config.augmentations import CutMix, FlipCrop, MixUp, RandAugment, Trivial
+from tl_experiments.config.datasets import ImageFolder
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.mixing import mix
 from tl_experiments.data.transforms import Geometry, seeded, train_transform

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
-from tl_experiments.data.checking import bad_images
+from tl_experiments.data.broken import bad_images
 from tl_experiments.data.decode import load_bytes, load_image
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.errors import DataError
@@ -132,7 +132,7 @@ def _bombs() -> dict[str, bytes]:
 MEASURED = """
 import sys
 from pathlib import Path
-from tl_experiments.data.checking import bad_images
+from tl_experiments.data.broken import bad_images
 from tl_experiments.data.image_folder import open_image_folder
 bad = bad_images(open_image_folder(sys.argv[1], False))
 for one in bad:

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from tl_experiments.config.datasets import FlipCrop, ImageFolder, NoAugmentation
+from tl_experiments.config.augmentations import FlipCrop, NoAugmentation
+from tl_experiments.config.datasets import ImageFolder
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.decode import load_image
 from tl_experiments.data.image_folder import open_image_folder

@@ -16,14 +16,8 @@ from PIL import Image, ImageEnhance
 
 from tl_experiments.config.datasets import ImageFolder
 from tl_experiments.data import checking, digests
-from tl_experiments.data.checking import (
-    BAD_IMAGES_FILE,
-    bad_images,
-    check_bytes,
-    check_loaded,
-    refuse_bad,
-    without_bad,
-)
+from tl_experiments.data.broken import BAD_IMAGES_FILE, bad_images, refuse_bad, without_bad
+from tl_experiments.data.checking import check_bytes, check_loaded
 from tl_experiments.data.findings import conflicts, copies, leakage_notes, near_duplicates
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.data.items import Source

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tl_experiments.data.checking import bad_images, without_bad
+from tl_experiments.data.broken import bad_images, without_bad
 from tl_experiments.data.csv_file import Columns, open_csv
 from tl_experiments.data.further_tests import open_test_set
 from tl_experiments.data.image_folder import open_image_folder

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from tl_experiments.config.datasets import Augmentation, Dataset, Digits, FlipCrop, ImageFolder, NoAugmentation
+from tl_experiments.config.augmentations import Augmentation, FlipCrop, NoAugmentation
+from tl_experiments.config.datasets import Dataset, Digits, ImageFolder
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.transforms import Geometry, eval_transform
 from tl_experiments.errors import DataError

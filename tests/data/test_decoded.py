@@ -20,7 +20,8 @@ from PIL import Image
 
 from tl_experiments import interrupt
 from tl_experiments.cache.store import Store
-from tl_experiments.config.datasets import Digits, FlipCrop, ImageFolder, NoAugmentation
+from tl_experiments.config.augmentations import FlipCrop, NoAugmentation
+from tl_experiments.config.datasets import Digits, ImageFolder
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.decoded import DecodedImages
 from tl_experiments.data.image_folder import open_image_folder

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.data.test_augmentation import ALL, FolderCfg, MakeFolder, _equal, _module
-from tl_experiments.config.datasets import NoAugmentation
+from tl_experiments.config.augmentations import NoAugmentation
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.dataset import Preloaded
 from tl_experiments.data.device import DeviceOriginals, HeldSplit, Room, as_tensor, augmented

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tl_experiments.config.datasets import ImageFolder, NoAugmentation
+from tl_experiments.config.augmentations import NoAugmentation
+from tl_experiments.config.datasets import ImageFolder
 from tl_experiments.data import digests
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.digests import file_digests

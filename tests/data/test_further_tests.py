@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tl_experiments.config.datasets import Digits, ImageFolder, NoAugmentation
+from tl_experiments.config.augmentations import NoAugmentation
+from tl_experiments.config.datasets import Digits, ImageFolder
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.sources import open_dataset, open_source
 from tl_experiments.data.transforms import Geometry

@@ -21,7 +21,7 @@ from PIL import Image
 
 from tests.hub_stub import COMMIT, hub
 from tl_experiments.config import compose
-from tl_experiments.data.checking import bad_images, without_bad
+from tl_experiments.data.broken import bad_images, without_bad
 from tl_experiments.data.hugging_face import Reading, open_hugging_face
 from tl_experiments.data.sources import open_source
 from tl_experiments.errors import DataError

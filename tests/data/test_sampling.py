@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch.utils.data import WeightedRandomSampler
 
-from tl_experiments.config.datasets import FlipCrop, ImageFolder, NoAugmentation
+from tl_experiments.config.augmentations import FlipCrop, NoAugmentation
+from tl_experiments.config.datasets import ImageFolder
 from tl_experiments.data.batches import balanced_order, step_batches
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.transforms import Geometry

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from tl_experiments.config.datasets import FlipCrop, NoAugmentation
+from tl_experiments.config.augmentations import FlipCrop, NoAugmentation
 from tl_experiments.data.transforms import Geometry, eval_transform, sample_seed, seeded, train_transform
 
 GEOMETRY = Geometry(image_size=32, interpolation="bilinear", crop_fraction=0.875)

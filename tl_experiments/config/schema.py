@@ -10,8 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from tl_experiments.config.augmentations import Augmentation
 from tl_experiments.config.backbones import BackboneConfig
-from tl_experiments.config.datasets import Augmentation, Dataset
+from tl_experiments.config.datasets import Dataset
 from tl_experiments.config.heads import Head
 from tl_experiments.config.optimization import Optimizer, Scheduler, Supervised
 from tl_experiments.config.ranges import require

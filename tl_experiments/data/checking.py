@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import io
 import logging
@@ -12,7 +11,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -38,19 +36,15 @@ from tl_experiments.data.digests import Remembered, file_digests, recall
 from tl_experiments.data.items import Checked, Picture, Source
 from tl_experiments.data.originals import decoding_threads
 from tl_experiments.errors import DataError
-from tl_experiments.records import write_atomically
-from tl_experiments.safe_text import csv_text, storable
 
 logger = logging.getLogger(__name__)
 
-BAD_IMAGES_FILE = "bad_images.csv"
 IN_MEMORY = "in memory"  # the format of what is no file
 _MAKER = f"1 {PIL.__version__}"  # of the facts; those of another are found out again
 _IN_MEMORY = 64_000_000  # bytes of a file up to which it is read once, for digest and pixels
 _MANY = 1000  # files whose reading takes long enough to say so
 _LARGE = 20_000_000  # pixels from which images are decoded one at a time: each takes up to 12 bytes a pixel
 _one_large_at_a_time = threading.Lock()
-_SHOWN = 5
 _SIDE, _KEPT = 32, 8  # of the grey image whose frequencies make the signature, and of those frequencies
 _LEAST_CONTRAST = 1.0
 
@@ -149,90 +143,6 @@ def check_loaded(source: Source) -> tuple[Checked, ...]:
         number = None if bits is None else int(bits, 16)
         checked.append(Checked(item.id, digest, array.shape[1], array.shape[0], mode, IN_MEMORY, number, None))
     return tuple(checked)
-
-
-def refuse_bad(source: Source, folder: Path) -> None:
-    """Name the images that cannot be used, all of them in a file below ``folder``.
-
-    Raises:
-        DataError: There are some.
-    """
-    bad = bad_images(source)
-    if not bad:
-        return
-    listed = ", ".join(f"{one.path} ({one.problem})" for one in bad[:_SHOWN]) + (", ..." if len(bad) > _SHOWN else "")
-    path = write_bad_images(bad, folder / BAD_IMAGES_FILE)
-    what = f"{len(bad)} of {len(source.items)} images cannot be used: {listed}"
-    fix = "replace or remove them, or dataset.on_bad=skip to leave them out"
-    raise DataError("dataset", what, f"{fix}; all of them: {path}")
-
-
-def bad_images(source: Source) -> list[Checked]:
-    """The images of a source that cannot be used; the first call reads and decodes them all."""
-    return [] if source.check is None else [one for one in source.check() if one.problem is not None]
-
-
-def write_bad_images(bad: Sequence[Checked], path: Path) -> Path:
-    """A table of paths and reasons, as text that no spreadsheet runs."""
-    stream = io.StringIO()
-    rows = csv.writer(stream, lineterminator="\n")
-    rows.writerow(["path", "reason"])
-    rows.writerows([csv_text(storable(one.path)), csv_text(storable(one.problem or ""))] for one in bad)
-    return write_atomically(path, stream.getvalue())
-
-
-def without_bad(source: Source) -> Source:
-    """The source without the images that cannot be used; what is left is numbered anew.
-
-    Raises:
-        DataError: A class of train, or of what is not split, is left without an image.
-    """
-    if not bad_images(source):
-        return source
-    assert source.check is not None
-    checked = source.check()
-    kept = [index for index, one in enumerate(checked) if one.problem is None]
-    items, skipped = [source.items[index] for index in kept], {}
-    for item, one in zip(source.items, checked, strict=True):
-        if one.problem is not None:
-            skipped[item.id] = one.problem
-    _refuse_empty_classes(source, {item.label for item in items if item.split in (None, "train")}, skipped)
-    listed = ", ".join(f"{item} ({why})" for item, why in list(skipped.items())[:_SHOWN])
-    more = ", ..." if len(skipped) > _SHOWN else ""
-    note = f"Left out {len(skipped)} images that cannot be used: {listed}{more}."
-    return replace(only(source, kept), notes=(*source.notes, note), skipped=skipped)
-
-
-def only(source: Source, kept: Sequence[int]) -> Source:
-    """The source with some of its items, numbered anew, in the order of ``kept``."""
-    return replace(
-        source,
-        items=tuple(source.items[index] for index in kept),
-        load=partial(_renumbered, source.load, kept),
-        contents=partial(_some_contents, source, kept),
-        check=None if source.check is None else partial(_some_checked, source.check, kept),
-    )
-
-
-def _refuse_empty_classes(source: Source, left: set[int], skipped: dict[str, str]) -> None:
-    there = {item.label for item in source.items if item.split in (None, "train")}
-    if empty := [source.classes[label] for label in sorted(there - left)]:
-        what = f"no image of {', '.join(empty[:_SHOWN])} can be used ({len(skipped)} images in all cannot)"
-        raise DataError("dataset.on_bad", what, "replace them, or remove the class")
-
-
-def _renumbered(load: Callable[[int], Picture], kept: Sequence[int], index: int) -> Picture:
-    return load(kept[index])
-
-
-def _some_checked(check: Callable[[], Sequence[Checked]], kept: Sequence[int]) -> list[Checked]:
-    checked = check()
-    return [checked[index] for index in kept]
-
-
-def _some_contents(source: Source, kept: Sequence[int]) -> list[str | bytes]:
-    assert source.check is not None
-    return [bytes.fromhex(one.digest) for one in _some_checked(source.check, kept)]
 
 
 def _suffices(max_pixels: int, entry: Remembered) -> bool:

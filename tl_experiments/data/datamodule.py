@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tl_experiments.config.datasets import Augmentation, Dataset, NoAugmentation
+from tl_experiments.config.augmentations import Augmentation, NoAugmentation
+from tl_experiments.config.datasets import Dataset
 from tl_experiments.data.batches import Drawn, batch_notes, eval_batches, step_batches, steps_per_epoch
 from tl_experiments.data.dataset import Batches
 from tl_experiments.data.decoded import DecodedImages

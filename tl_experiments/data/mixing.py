@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from torchvision.transforms import v2
 
-from tl_experiments.config.datasets import Augmentation, CutMix, MixUp
+from tl_experiments.config.augmentations import Augmentation, CutMix, MixUp
 from tl_experiments.data.transforms import seeded
 from tl_experiments.seeds import derive
 from tl_experiments.types import Batch

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tl_experiments.config.datasets import Augmentation, NoAugmentation
+from tl_experiments.config.augmentations import Augmentation, NoAugmentation
 from tl_experiments.data.batches import Drawn
 from tl_experiments.data.dataset import ImageItems, Preloaded, decode, live_batches
 from tl_experiments.data.decoded import DecodedImages, Shared

@@ -15,7 +15,7 @@ from tl_experiments.config.datasets import (
     Npz,
     TorchvisionSet,
 )
-from tl_experiments.data.checking import without_bad
+from tl_experiments.data.broken import without_bad
 from tl_experiments.data.csv_file import Columns, open_csv
 from tl_experiments.data.digits import open_digits
 from tl_experiments.data.further_tests import open_test_set, with_tests

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from tl_experiments.config.datasets import Augmentation, NoAugmentation, RandAugment, Trivial
+from tl_experiments.config.augmentations import Augmentation, NoAugmentation, RandAugment, Trivial
 from tl_experiments.data.items import Picture
 
 Transform = Callable[[Picture], Tensor]

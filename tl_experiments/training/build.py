@@ -10,7 +10,7 @@ from tl_experiments.backbones.report import WeightsReport
 from tl_experiments.backbones.timm_backbone import InputSpec, TimmBackbone, build_backbone, input_spec
 from tl_experiments.config.heads import SolvedHead
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.data.checking import refuse_bad
+from tl_experiments.data.broken import refuse_bad
 from tl_experiments.data.datamodule import TransferDataModule
 from tl_experiments.data.decoded import DecodedImages
 from tl_experiments.data.items import Source

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tl_experiments.config.schema import TrainConfig
-from tl_experiments.data.checking import refuse_bad
+from tl_experiments.data.broken import refuse_bad
 from tl_experiments.data.items import Source, Split
 from tl_experiments.data.sources import divide, open_source
 from tl_experiments.data.splits import Indices, Splits, few
