@@ -208,12 +208,16 @@ def test_several_datasets_are_ranked(make_record):
     rng = np.random.default_rng(0)
     means = {"full": 0.95, "lp_ft": 0.93, "from_scratch": 0.8}
     records = [
-        make_record(name, seed, val=mean, test=mean + rng.normal(0, 0.03), arm={"dataset": dataset})
+        make_record(
+            name, seed, val=mean, test=mean + rng.normal(0, 0.03), arm={"dataset": dataset}, fingerprint=dataset
+        )
         for dataset in ("a", "b", "c", "d")
         for name, mean in means.items()
         for seed in range(3)
     ]
-    records += [make_record("bitfit", seed, val=0.1, test=0.1, arm={"dataset": "a"}) for seed in range(3)]
+    records += [
+        make_record("bitfit", seed, val=0.1, test=0.1, arm={"dataset": "a"}, fingerprint="a") for seed in range(3)
+    ]
     comparison = compare_records(records)
     overview = comparison.overview
     assert overview.datasets == ("a", "b", "c", "d")
@@ -232,4 +236,16 @@ def test_several_datasets_are_ranked(make_record):
         for other in others
     ]
     assert [other.wilcoxon_p for other in others] == pytest.approx(multipletests(raw, method="holm")[1])
+    assert not any("the same images" in warning for warning in comparison.warnings)
     assert compare_records([r for r in records if r.arm["dataset"] == "a"]).overview is None
+
+
+def test_the_same_images_with_other_labels_are_no_datasets_of_their_own(make_record):
+    records = [
+        make_record(strategy, seed, test=0.8, arm={"dataset": dataset}, fingerprint=content)
+        for strategy in ("full", "feature_extraction")
+        for seed in range(3)
+        for dataset, content in (("birds, 5 shots", "aa"), ("birds, 20 shots", "aa"), ("insects", "bb"))
+    ]
+    (warning,) = [one for one in compare_records(records).warnings if "the same images" in one]
+    assert warning.startswith("birds, 20 shots and birds, 5 shots are the same images with other labels used")

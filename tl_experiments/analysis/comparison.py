@@ -13,7 +13,7 @@ from tl_experiments.analysis.contrasts import contrasts_of
 from tl_experiments.analysis.disagreements import disagreement_warnings, ordering_warnings
 from tl_experiments.analysis.findings import Contrast
 from tl_experiments.analysis.images import Hits
-from tl_experiments.analysis.overview import overview_of
+from tl_experiments.analysis.overview import overview_of, repeated_images
 from tl_experiments.analysis.pairing import estimate_of
 from tl_experiments.analysis.results import Comparison, LostJob, Row, Verdict
 from tl_experiments.analysis.rows import rows_of
@@ -77,6 +77,8 @@ def compare_records(
         found = [warning for check in (*CHECKS, ordering_warnings) for warning in check(group, names)]
         where = f"{dataset}: " if len(datasets) > 1 else ""
         warnings += [f"{where}{warning}" for warning in (*found, *disagreement_warnings(tested, names))]
+    overview = overview_of(arms)
+    warnings += repeated_images(arms) if overview is not None else []
     return Comparison(
         rows=tuple(rows),
         verdicts=tuple(verdicts),
@@ -84,7 +86,7 @@ def compare_records(
         notes=(*tuning_notes(arms), *_notes(used)),
         lost_jobs=lost,
         contrasts=tuple(contrasts),
-        overview=overview_of(arms),
+        overview=overview,
         unverified=tuple(unverified),
     )
 

@@ -14,6 +14,20 @@ from tl_experiments.analysis.findings import Overview, Standing
 from tl_experiments.analysis.paired import wilcoxon
 from tl_experiments.analysis.ranks import average_ranks, critical_difference, friedman
 from tl_experiments.analysis.statistics import holm
+from tl_experiments.analysis.wording import listed
+
+
+def repeated_images(arms: Sequence[ArmRuns]) -> list[str]:
+    """Datasets that are the same images, with other labels of them used: ranks take them for independent."""
+    by_content: dict[frozenset[object], set[str]] = defaultdict(set)
+    for arm in arms:
+        by_content[frozenset(run.data["fingerprint"] for run in arm.runs)].add(arm.arm.dataset)
+    return [
+        f"{listed(sorted(labels))} are the same images with other labels used: over all datasets each counts as one of "
+        "its own, so that ranks and their tests look surer than they are."
+        for labels in by_content.values()
+        if len(labels) > 1
+    ]
 
 
 def overview_of(arms: Sequence[ArmRuns]) -> Overview | None:

@@ -12,7 +12,7 @@ from tl_experiments.analysis.arms import Arm
 from tl_experiments.analysis.findings import Contrast, Overview, read_contrast, read_overview
 from tl_experiments.analysis.statistics import Estimate
 
-COMPARISON_VERSION = 2  # raised whenever a stored comparison would come out otherwise
+COMPARISON_VERSION = 3  # raised whenever a stored comparison would come out otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
