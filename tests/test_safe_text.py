@@ -30,3 +30,11 @@ def test_nested_values():
     given = {"kwargs": {"api_key": "abc", "class_token": True, "keypoints": "yes"}, "uris": ["http://a:b@c", None, 3]}
     safe = {"kwargs": {"api_key": "***", "class_token": True, "keypoints": "yes"}, "uris": ["http://***@c", None, 3]}
     assert redacted(given) == safe
+
+
+def test_the_working_directory_is_no_secret(monkeypatch, tmp_path):
+    monkeypatch.setenv("PWD", str(tmp_path))
+    monkeypatch.setenv("OLDPWD", str(tmp_path / "before"))
+    monkeypatch.setenv("DB_PWD", "correct horse")
+    assert redacted_text(f"dataset.root={tmp_path}/before/photos") == f"dataset.root={tmp_path}/before/photos"
+    assert redacted_text("it is correct horse") == "it is ***"

@@ -73,7 +73,8 @@ def _redacted(value: Any, secrets: Sequence[str]) -> Any:
 
 
 def _secrets_of_the_environment() -> list[str]:
-    named = [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
+    # PWD is the shell's word for the working directory, in which the data may well be
+    named = [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and name != "PWD"]
     return [value for value in named if len(value) >= _SHORTEST_SECRET]
 
 

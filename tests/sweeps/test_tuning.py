@@ -121,3 +121,13 @@ def test_a_sweep_tunes_on_one_seed_and_says_so(tl, tmp_path):
     assert code == 0
     assert re.sub(r"\s+", " ", again) == re.sub(r"\s+", " ", out)
     assert json.loads((tmp_path / "outputs/tuned/sweep.json").read_text())["jobs"] == ledger["jobs"]
+
+
+@pytest.mark.parametrize("key", ["dataset.split_seed", "dataset.subset_seed", "dataset.fold"])
+def test_what_repeats_a_run_is_no_setting_to_choose(key, tiny):
+    folds = ["dataset.folds=3", "dataset.shots=null"] if key == "dataset.fold" else []
+    configs = [
+        tiny(f"{key}={number}", f"seed={seed}", "tuning_seed=0", *folds) for number in (0, 1, 2) for seed in SEEDS
+    ]
+    jobs = [Job(job_id(config), (), config) for config in configs]
+    assert stages(jobs).first == tuple(jobs)

@@ -75,10 +75,8 @@ def stages(jobs: Sequence[Job]) -> Stages:
         arms[tuple(arm(job.config).values())][_setting(job, seed)].append(job)
     several = {labels: settings for labels, settings in arms.items() if len(settings) > 1}
     for labels, settings in several.items():
-        if untuned := [
-            job for each in settings.values() if all(one.config.seed != seed for one in each) for job in each
-        ]:
-            seeds = sorted({job.config.seed for job in untuned})
+        if any(all(job.config.seed != seed for job in same) for same in settings.values()):
+            seeds = sorted({job.config.seed for same in settings.values() for job in same})
             raise ConfigError(
                 "tuning_seed",
                 f"{seed}, which is not among the seeds of {labels[-1]}: {', '.join(map(str, seeds))}",
@@ -89,5 +87,6 @@ def stages(jobs: Sequence[Job]) -> Stages:
 
 
 def _setting(job: Job, seed: int) -> str:
-    """What is the same for a job and for those that differ from it in seed and fold only."""
-    return job_id(replace(job.config, seed=seed, dataset=replace(job.config.dataset, fold=0)))
+    """What is the same for a job and for those that repeat it with another seed, split, fold or choice of labels."""
+    dataset = replace(job.config.dataset, fold=0, split_seed=0, subset_seed=0)
+    return job_id(replace(job.config, seed=seed, dataset=dataset))
