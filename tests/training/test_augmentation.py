@@ -21,7 +21,8 @@ def test_the_loss_against_mixed_labels(smoothing):
     """The mean over the classes' losses, weighted by their shares; smoothing takes from all of them alike."""
     rng = np.random.default_rng(0)
     logits, target = rng.normal(size=(6, 4)), rng.dirichlet(np.ones(4), 6)
-    objective = build_objective(Supervised(name="supervised", label_smoothing=smoothing, class_weights="none"))
+    cfg = Supervised(name="supervised", label_smoothing=smoothing, class_weights="none")
+    objective = build_objective(cfg, torch.zeros(6, dtype=torch.long), 4)
     batch = {"image": torch.tensor(logits), "label": torch.zeros(6, dtype=int), "target": torch.tensor(target).float()}
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     smoothed = (1 - smoothing) * target + smoothing / 4
