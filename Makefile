@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # One thread a process: two on two cores fight each other
 export OMP_NUM_THREADS ?= 1
+# Processes that run tests, each with a few hundred MB of torch
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test check bench clean
@@ -25,7 +27,7 @@ quickstart: setup  ## pretrain on letters, transfer to digits with 5 labels a cl
 	$(BIN)/tl train -m experiment=digits_5_shots
 
 test: setup  ## run the test suite
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 check: setup  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ tl train: train one job, or with -m a sweep whose arms are then compared
 
   tl train                                        a linear probe on handwritten digits
   tl train dataset=image_folder dataset.root=$HOME/photos backbone=resnet18 \\
-           freeze_strategy=last_n_blocks freeze_strategy.n=2
+           freeze_strategy=last_n_blocks freeze_strategy.n=2 trainer.max_epochs=20
   tl train -m dataset=image_folder dataset.root=$HOME/photos backbone=resnet18,vit_small \\
            freeze_strategy=feature_extraction,last_n_blocks,full,from_scratch \\
            optimizer.lr_factor=0.3,1,3 seed=0,1,2

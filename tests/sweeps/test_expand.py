@@ -104,7 +104,8 @@ def test_intervals_are_refused(loader):
         (["freeze_strategy=full,last_n_blocks", "freeze_strategy.n=2"], "freeze_strategy.n=choice(2)"),
         (["freeze_strategy=full,last_n_blocks", "freeze_strategy.n=2,4"], "freeze_strategy.n=2,4"),
         (["experiment=digits_5_shots", "freeze_strategy.n=2"], "freeze_strategy.n=choice(2)"),
-        (["optimizer.betas=[0.9,0.99]"], "optimizer.betas=[0.9,0.99]"),
+        (["optimizer.betas=[0.9,0.99]"], "optimizer.betas=choice([0.9,0.99])"),
+        (["freeze_strategy.blocks=[first],[last]"], "freeze_strategy.blocks=[first],[last]"),
         (["hydra.verbose=true"], "hydra.verbose=true"),
         (["dataset.shots=null"], "dataset.shots=null"),
         (["dataset.root='a b'"], "dataset.root=choice('a b')"),
@@ -120,3 +121,9 @@ def test_equal_jobs_are_one_job(loader):
     """The control arm does not depend on the weights, so two weight files share it."""
     composed = jobs_of(loader, "freeze_strategy=from_scratch", "backbone.weights=pretrained,random")
     assert len({make_job(*one).id for one in composed}) == 1
+
+
+def test_a_list_applies_to_the_choices_that_have_it(loader):
+    arguments = conditional(["-m", "freeze_strategy=full,surgical", "freeze_strategy.blocks=[first]"])[1:]
+    jobs = compose_jobs(loader, "train", [], expand(loader, {}, arguments))
+    assert [plain["freeze_strategy"].get("blocks") for _, plain in jobs] == [None, ["first"]]

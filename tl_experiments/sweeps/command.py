@@ -24,7 +24,8 @@ def conditional(arguments: Sequence[str]) -> list[str]:
 
 def _as_sweep(text: str) -> str:
     match = _OPTION.fullmatch(text)
-    # choice() takes neither null nor what is a sweep, a list or a mapping already
-    if match is None or match["group"] == "hydra" or re.fullmatch(r"|null|.*[,({\[].*", match["value"], re.IGNORECASE):
+    # choice() takes neither null nor what is a sweep already; one list is one value
+    not_one = r"|null|.*[({].*|(?!\[[^\[\]]*\]$).*[,\[].*"
+    if match is None or match["group"] == "hydra" or re.fullmatch(not_one, match["value"], re.IGNORECASE | re.DOTALL):
         return text
     return f"{match['key']}=choice({match['value']})"

@@ -74,6 +74,8 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str, choose: Choose | 
     planned = stages(jobs)
     datasets = _check_data(jobs, folder)
     with _ledger(jobs, folder, command) as ledger:
+        if planned.arms:
+            logger.info("tuning on seed %s first, then the other seeds with what val chose", jobs[0].config.tuning_seed)
         trained = _run(jobs, planned.first, ledger, datasets)
         if planned.arms:
             second, left_out = _second(planned, folder, choose)
