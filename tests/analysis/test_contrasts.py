@@ -162,6 +162,33 @@ def test_over_folds_the_primary_test_is_the_corrected_one(make_record):
     assert comparison.rows[0].splits == 5
 
 
+def cross_validation(records, **given):
+    return [w for w in compare_records(records, **given).warnings if w.startswith("Cross-validation: ")]
+
+
+def test_choices_over_folds_are_warned_of(make_record):
+    (warning,) = cross_validation(folds(make_record, {"full": 0.95, "from_scratch": 0.94}))
+    assert "and arms were chosen by mean val over 5 splits" in warning
+    tuned = folds(make_record, {"full": 0.9})
+    for record in folds(make_record, {"full": 0.8}):
+        record.config["optimizer"]["lr_factor"] = 3.0
+        tuned.append(record)
+    (warning,) = cross_validation(tuned)
+    assert "and trials were chosen by mean val over 5 splits" in warning
+    assert not cross_validation(folds(make_record, {"full": 0.95}))  # nothing was chosen
+    assert not cross_validation(arms(make_record, full=FULL, lp_ft=FULL))
+
+
+def test_folds_with_a_test_split_of_its_own_are_not_warned_of(make_record):
+    records = folds(make_record, {"full": 0.95, "from_scratch": 0.94})
+    same = {record.job_id: Hits(np.arange(20), np.arange(20) < 15) for record in records}
+    assert not cross_validation(records, hits=same)
+    parts = {record.job_id: Hits(np.arange(20) + 20 * pair_of(record).fold, np.ones(20, bool)) for record in records}
+    assert cross_validation(records, hits=parts)
+    del same[records[0].job_id]
+    assert cross_validation(records, hits=same)  # of one run nobody can tell
+
+
 def test_repeated_folds_count_each_split_once(make_record):
     records = folds(make_record, {"full": 0.95, "from_scratch": 0.94}, split_seeds=(0, 1), k=3)
     (contrast,) = compare_records(records).contrasts
