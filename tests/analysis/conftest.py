@@ -132,8 +132,13 @@ def _store(
             for split in splits
         }
         metrics = {split: summary(found) for split, found in predictions.items()}
+        sizes = {split: len(found.items) for split, found in predictions.items()}
         stored = dataclasses.replace(
-            record, job_id=f"job{number:03d}", metrics=metrics, classes=predictions["test"].classes
+            record,
+            job_id=f"job{number:03d}",
+            metrics=metrics,
+            classes=predictions["test"].classes,
+            data={**record.data, "sizes": sizes},
         )
         stored.write(folder / stored.job_id)
         write_predictions(folder / stored.job_id, predictions)

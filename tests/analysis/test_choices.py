@@ -12,11 +12,14 @@ from PIL import Image
 from tests.conftest import TINY
 from tests.sweeps.test_sweep import job
 from tl_experiments.analysis import compare, evidence
+from tl_experiments.analysis.arms import choose_trial
 from tl_experiments.config import compose
 from tl_experiments.metrics.scores import summary
-from tl_experiments.metrics.stored import read_predictions
+from tl_experiments.metrics.stored import Predictions, read_predictions
 from tl_experiments.records import RunRecord
 from tl_experiments.sweeps.sweep import run_sweep
+from tl_experiments.sweeps.tuning import stages
+from tl_experiments.training.outputs import write_predictions
 
 CLASSES = ("dark", "light", "striped")
 
@@ -92,3 +95,55 @@ def test_stored_predictions_with_noise_for_test_labels_change_no_choice(sweeps, 
         assert metrics["val"] == record.metrics["val"]
         dataclasses.replace(record, metrics=metrics).write(target)
     assert chosen(tmp_path) == chosen(folder)
+
+
+def finish(folder, jobs, make_record, noise):
+    """Records with prediction files for jobs that nothing trained; ``noise`` draws the test labels anew."""
+    records = {}
+    for planned in jobs:
+        config = planned.config
+        rng = np.random.default_rng(int(planned.id, 16))
+        predictions = {}
+        for split in ("val", "test"):
+            labels = np.arange(30) % 3
+            logits = rng.normal(size=(30, 3))
+            logits[np.arange(30), labels] += 1.0
+            if split == "test" and noise is not None:
+                labels = noise.permutation(labels)
+            p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+            predictions[split] = Predictions(tuple(f"{split}/{i}" for i in range(30)), labels, p, CLASSES)
+        record = make_record(
+            config.freeze_strategy.name,
+            config.seed,
+            settings={"optimizer.lr_factor": config.optimizer.lr_factor, "tuning_seed": config.tuning_seed},
+            job_id=planned.id,
+            metrics={split: summary(found) for split, found in predictions.items()},
+            classes=CLASSES,
+            data={"fingerprint": "f", "sizes": {"val": 30, "test": 30}, "labels_spent": 60, "notes": []},
+        )
+        record.write(folder / planned.id)
+        write_predictions(folder / planned.id, predictions)
+        records[planned.id] = record
+    return records
+
+
+def test_settings_tuned_on_one_seed_do_not_depend_on_test_labels(tmp_path, make_record):
+    """Which trials go on to all seeds, and all that is chosen after, with right test labels and with noise for them."""
+    each = itertools.product(("feature_extraction", "full"), (0.3, 1.0, 3.0), (0, 1, 2))
+    configs = [
+        compose(
+            [*TINY, f"freeze_strategy={strategy}", f"optimizer.lr_factor={factor}", f"seed={seed}", "tuning_seed=0"]
+        )
+        for strategy, factor, seed in each
+    ]
+    planned = stages([job(config) for config in configs])
+    found, accuracies = [], []
+    for noise in (None, *map(np.random.default_rng, range(3))):
+        folder = tmp_path / str(len(found))
+        second, left_out = planned.second(finish(folder, planned.first, make_record, noise), choose_trial)
+        finish(folder, second, make_record, noise)
+        found.append((sorted(one.id for one in second), left_out, chosen(folder)))
+        accuracies.append([row.test_accuracy.mean for row in compare(folder).rows])
+    assert len(found[0][0]) == 4  # two seeds of one trial of each arm
+    assert found[1:] == found[:1] * 3
+    assert all(other != accuracies[0] for other in accuracies[1:])

@@ -1,8 +1,14 @@
+import numpy as np
 import pytest
 from scipy import stats
 
+from tl_experiments.analysis.columns import explanation
 from tl_experiments.analysis.comparison import compare_records
+from tl_experiments.analysis.data_caveats import is_leakage
 from tl_experiments.analysis.results import Comparison
+from tl_experiments.analysis.tables import table_markdown
+from tl_experiments.data.findings import leakage_notes
+from tl_experiments.data.items import Checked, Item, Source
 from tl_experiments.errors import UserError
 
 
@@ -73,6 +79,48 @@ def test_negative_transfer(make_record, tests, negative):
     comparison = compare_records(records)
     assert row_of(comparison, "feature_extraction").negative_transfer is negative
     assert ("Negative transfer" in comparison.verdicts[0].sentence) is negative
+
+
+def test_negative_transfer_is_corrected_over_the_arms(make_record):
+    control, loss = [0.90, 0.92, 0.91, 0.93], [0.880, 0.912, 0.888, 0.920]
+    records = [make_record("from_scratch", seed, val=0.1, test=test) for seed, test in enumerate(control)]
+    one = [make_record("feature_extraction", seed, val=0.2, test=test) for seed, test in enumerate(loss)]
+    rng = np.random.default_rng(0)
+    others = {"full": 0.5, "lp_ft": 0.4, "bitfit": 0.3}
+    noise = [
+        make_record(name, seed, val=val, test=test + rng.normal(0, 0.03))
+        for name, val in others.items()
+        for seed, test in enumerate(control)
+    ]
+    p_value = stats.ttest_rel(loss, control).pvalue
+    assert 0.0125 < p_value < 0.025
+    best = [make_record("full", seed, val=0.5, test=test) for seed, test in enumerate(control)]
+    alone = row_of(compare_records([*records, *one, *best]), "feature_extraction")
+    among = row_of(compare_records([*records, *one, *noise]), "feature_extraction")
+    assert alone.transfer_gain == among.transfer_gain
+    assert among.transfer_gain.high < 0  # the interval is the arm's own
+    assert alone.transfer_gain_p == pytest.approx(2 * p_value)
+    assert among.transfer_gain_p == pytest.approx(4 * p_value)
+    assert (alone.negative_transfer, among.negative_transfer) == (True, False)
+
+
+def test_equal_losses_have_no_interval_and_are_no_negative_transfer(make_record):
+    """A solved head on the same labels gives the same number with every seed: that is one run, however often."""
+    tests = {"feature_extraction": 0.80, "from_scratch": 0.90}
+    comparison = compare_records(
+        make_record(name, seed, test=test) for name, test in tests.items() for seed in range(10)
+    )
+    row = row_of(comparison, "feature_extraction")
+    assert (row.negative_transfer, row.transfer_gain.low, row.transfer_gain.sd) == (False, None, 0.0)
+    text = table_markdown(comparison)
+    assert "| 0.800 |" in text
+    assert "[" not in comparison.verdicts[0].sentence
+    assert "no interval: all runs or differences are equal" in text
+    assert not any("no interval" in line for line in explanation(compare_records(spread(make_record)).rows))
+
+
+def spread(make_record):
+    return [make_record("full", seed, test=0.8 + seed / 100) for seed in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -168,6 +216,39 @@ def test_notes_come_once(make_record):
     data = {"fingerprint": "f", "sizes": {}, "labels_spent": 1, "notes": ["no test split"]}
     records = [make_record(seed=seed, data=data, notes=("a fallback",)) for seed in range(3)]
     assert compare_records(records).notes == ("a fallback", "no test split")
+
+
+def test_leakage_is_one_warning_a_dataset(make_record):
+    def records(dataset, **notes):
+        return [
+            make_record(strategy, int(seed[1:]), arm={"dataset": dataset}, fingerprint=dataset, data={
+                "fingerprint": dataset, "sizes": {}, "labels_spent": 1, "notes": [*found, "no test split"],
+            })
+            for strategy in ("full", "from_scratch")
+            for seed, found in notes.items()
+        ]  # fmt: skip
+
+    says = "in more than one split"
+    few, many = (f"Leakage: {number} {says} (x = y)." for number in ("1 image stands", "12 images stand"))
+    one = [*records("a", s0=[few], s1=[many], s2=[])]
+    two = records("b", s0=[f"Leakage: 1 image stands {says} (v = w)."])
+    comparison = compare_records([*one, *two, *records("c", s0=[])])
+    assert comparison.notes == ("no test split",)
+    copies = "Copies in train and test make test accuracy too good; tl data check names them all."
+    assert [w for w in comparison.warnings if "eakage" in w] == [
+        f"a: Leakage: up to 12 images stand {says} (x = y), in 4 of 6 runs. {copies}",
+        f"b: Leakage: 1 image stands {says} (v = w), in 2 runs. {copies}",
+    ]
+
+
+def test_the_leakage_of_a_run_is_what_is_warned_of():
+    """The sentence that runs note is known here."""
+    items = (Item("x", 0, "train"), Item("y", 0, "test"))
+    checked = [Checked(item.id, "same", 8, 8, "RGB", "PNG", None, None) for item in items]
+    source = Source(("a",), items, lambda index: None, list, check=lambda: checked)
+    (note,) = leakage_notes(source, {"train": np.array([0]), "test": np.array([1])})
+    assert is_leakage(note)
+    assert not is_leakage("No test split: the given val split serves as test.")
 
 
 def test_nothing_finished_is_an_error():

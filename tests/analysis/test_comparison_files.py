@@ -95,19 +95,49 @@ def damage(folder):
     (folder / "comparison/comparison.json").write_text('{"rows": [')
 
 
+def edit(folder):
+    path = folder / "comparison/comparison.json"
+    content = json.loads(path.read_text())
+    content["rows"][0]["test_accuracy"]["mean"] += 0.01
+    path.write_text(json.dumps(content, indent=1))
+
+
+def edit_the_verdict_and_drop_the_hash(folder):
+    path = folder / "comparison/comparison.json"
+    content = json.loads(path.read_text())
+    content["verdicts"][0]["sentence"] = "Verdict: mine is better."
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+
+
 def remove_a_table(folder):
     (folder / "comparison/table.md").unlink()
 
 
-@pytest.mark.parametrize("change", [change_a_record, change_a_state, damage, remove_a_table])
+@pytest.mark.parametrize(
+    "change",
+    [change_a_record, change_a_state, damage, edit, edit_the_verdict_and_drop_the_hash, remove_a_table],
+)
 def test_what_changed_is_compared_anew(sweep, change):
-    compare(sweep)
+    first = compare(sweep)
     change(sweep)
     (sweep / "comparison/table.csv").write_text("old")
     comparison = compare(sweep)
     assert comparison == Comparison.from_json((sweep / "comparison/comparison.json").read_text())
     assert (sweep / "comparison/table.csv").read_text() != "old"
     assert (sweep / "comparison/table.md").is_file()
+    if change not in (change_a_record, change_a_state):
+        assert comparison == first
+
+
+def test_white_space_and_order_are_no_change(sweep, monkeypatch):
+    first = compare(sweep)
+    path = sweep / "comparison/comparison.json"
+    path.write_text(json.dumps(dict(reversed(json.loads(path.read_text()).items()))))
+    monkeypatch.setattr(
+        sys.modules["tl_experiments.analysis.compare"], "_compute", lambda *_: pytest.fail("computed again")
+    )
+    assert compare(sweep) == first
 
 
 def test_several_sweeps_are_one_comparison_in_the_first(tmp_path, make_sweep):

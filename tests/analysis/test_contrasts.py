@@ -75,9 +75,62 @@ def test_every_two_arms_are_tested_and_corrected_twice(make_record):
 
 
 def test_the_pair_of_a_run(make_record):
-    assert pair_of(make_record(seed=3)) == Pair(3, 0, 0)  # a record from before there were folds
+    assert pair_of(make_record(seed=3)) == Pair(3, 0, 0, 3)  # a record from before there were folds
     settings = {"dataset.fold": 2, "dataset.split_seed": 7}
-    assert pair_of(make_record(seed=3, settings=settings)) == Pair(3, 2, 7)
+    assert pair_of(make_record(seed=3, settings=settings)) == Pair(3, 2, 7, 3)
+    of_subset = {**settings, "dataset.subset_seed": 5}
+    assert pair_of(make_record(seed=3, settings=of_subset)) == Pair(3, 2, 7, 5)
+    whole = {**of_subset, "dataset.shots": None}
+    assert pair_of(make_record(seed=3, settings=whole)) == Pair(3, 2, 7, 3)  # there is no subset to draw
+    fraction = {**whole, "dataset.label_fraction": 0.1}
+    assert pair_of(make_record(seed=3, settings=fraction)) == Pair(3, 2, 7, 5)
+
+
+def subsets(make_record, seeds, subset_seeds, **means):
+    rng = np.random.default_rng(0)
+    luck = {subset: rng.normal(0, 0.03) for subset in subset_seeds}
+    return [
+        make_record(
+            strategy,
+            seed,
+            val=mean,
+            test=mean + luck[subset] * (strategy == "full") + rng.normal(0, 0.002),
+            settings={"dataset.subset_seed": subset},
+        )
+        for strategy, mean in means.items()
+        for subset in subset_seeds
+        for seed in seeds
+    ]
+
+
+def test_label_subsets_are_repetitions_and_no_trials(make_record):
+    (arm,) = group_arms(subsets(make_record, range(2), range(4), full=0.9))
+    assert (len(arm.trials), len(arm.runs), arm.seeds) == (1, 8, (0, 1))
+    (arm,) = group_arms([make_record(seed=seed) for seed in range(3)] + subsets(make_record, (0, 1), (0, 1), full=0.9))
+    assert (len(arm.trials), len(arm.runs)) == (
+        1,
+        5,
+    )  # seed 0 of its own subset, and subset_seed=0, are the same labels
+
+
+def test_runs_that_share_a_label_subset_are_no_evidence_of_their_own(make_record):
+    records = subsets(make_record, range(5), range(3), full=0.95, from_scratch=0.94)
+    (contrast,) = compare_records(records).contrasts
+    by = {
+        (r.arm["freeze_strategy"], r.config["dataset"]["subset_seed"], r.seed): r.metrics["test"]["accuracy"]
+        for r in records
+    }
+    one, two = (
+        [np.mean([by[name, subset, seed] for seed in range(5)]) for subset in range(3)]
+        for name in ("full", "from_scratch")
+    )
+    assert (contrast.runs, contrast.difference.n) == (15, 3)
+    assert contrast.p_value == pytest.approx(stats.ttest_rel(one, two).pvalue)
+    few = compare_records(subsets(make_record, range(2), range(3), full=0.9)).rows[0]
+    assert few.test_accuracy.n == 2  # of 2 seeds and 3 subsets the seeds count
+    alone = compare_records(subsets(make_record, (0,), range(4), full=0.9, from_scratch=0.5))
+    assert alone.rows[0].test_accuracy.n == 4
+    assert "too few seeds to tell (n=1, 3 needed)" in alone.verdicts[0].sentence
 
 
 def test_folds_are_runs_of_one_trial_of_one_dataset(make_record):
@@ -107,6 +160,33 @@ def test_over_folds_the_primary_test_is_the_corrected_one(make_record):
     assert "over 3 seeds and 5 splits; transfer helps" in said
     assert "(corrected resampled t-test, Holm, p" in said
     assert comparison.rows[0].splits == 5
+
+
+def cross_validation(records, **given):
+    return [w for w in compare_records(records, **given).warnings if w.startswith("Cross-validation: ")]
+
+
+def test_choices_over_folds_are_warned_of(make_record):
+    (warning,) = cross_validation(folds(make_record, {"full": 0.95, "from_scratch": 0.94}))
+    assert "and arms were chosen by mean val over 5 splits" in warning
+    tuned = folds(make_record, {"full": 0.9})
+    for record in folds(make_record, {"full": 0.8}):
+        record.config["optimizer"]["lr_factor"] = 3.0
+        tuned.append(record)
+    (warning,) = cross_validation(tuned)
+    assert "and trials were chosen by mean val over 5 splits" in warning
+    assert not cross_validation(folds(make_record, {"full": 0.95}))  # nothing was chosen
+    assert not cross_validation(arms(make_record, full=FULL, lp_ft=FULL))
+
+
+def test_folds_with_a_test_split_of_its_own_are_not_warned_of(make_record):
+    records = folds(make_record, {"full": 0.95, "from_scratch": 0.94})
+    same = {record.job_id: Hits(np.arange(20), np.arange(20) < 15) for record in records}
+    assert not cross_validation(records, hits=same)
+    parts = {record.job_id: Hits(np.arange(20) + 20 * pair_of(record).fold, np.ones(20, bool)) for record in records}
+    assert cross_validation(records, hits=parts)
+    del same[records[0].job_id]
+    assert cross_validation(records, hits=same)  # of one run nobody can tell
 
 
 def test_repeated_folds_count_each_split_once(make_record):
@@ -231,11 +311,14 @@ def test_several_datasets_are_ranked(make_record):
     assert overview.friedman.p_value == pytest.approx(stats.friedmanchisquare(*scores.T).pvalue)
     best, *others = overview.standings
     column = dict(zip(means, scores.T, strict=True))
-    raw = [
-        stats.wilcoxon(column[best.arm.freeze_strategy], column[other.arm.freeze_strategy], method="exact").pvalue
-        for other in others
-    ]
-    assert [other.wilcoxon_p for other in others] == pytest.approx(multipletests(raw, method="holm")[1])
+    pairs = list(itertools.combinations([each.arm.freeze_strategy for each in overview.standings], 2))
+    raw = [stats.wilcoxon(column[one], column[two], method="exact").pvalue for one, two in pairs]
+    corrected = dict(zip(pairs, multipletests(raw, method="holm")[1], strict=True))
+    first = best.arm.freeze_strategy
+    assert [other.wilcoxon_p for other in others] == pytest.approx(
+        [corrected[first, other.arm.freeze_strategy] for other in others]
+    )
+    assert best.wilcoxon_p is None
     assert not any("the same images" in warning for warning in comparison.warnings)
     assert compare_records([r for r in records if r.arm["dataset"] == "a"]).overview is None
 

@@ -32,9 +32,11 @@ def test_one_value_has_no_interval():
     assert (ours.n, ours.mean, ours.sd, ours.low, ours.high, ours.margin) == (1, 0.9, None, None, None, None)
 
 
-def test_equal_values_have_an_interval_of_width_0():
-    ours = estimate([0.9, 0.9, 0.9])
-    assert (ours.sd, ours.low, ours.high) == (0.0, ours.mean, ours.mean)
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_equal_values_have_no_interval(n):
+    ours = estimate([0.9] * n)
+    assert (ours.n, ours.mean, ours.sd) == (n, 0.9, 0.0)
+    assert (ours.low, ours.high, ours.margin, ours.bootstrap_low, ours.bootstrap_high) == (None,) * 5
 
 
 def test_no_value_is_an_error():
@@ -64,7 +66,7 @@ def test_equal_differences(gap, p_value):
     second = {0: 0.8, 1: 0.7, 2: 0.9}
     ours = paired_test({seed: value + gap for seed, value in second.items()}, second)
     assert ours.p_value == p_value
-    assert ours.difference.low == ours.difference.high == pytest.approx(gap)
+    assert (ours.difference.mean, ours.difference.low) == (pytest.approx(gap), None)
 
 
 def test_one_shared_seed_has_no_p_value_and_none_no_test():

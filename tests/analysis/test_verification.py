@@ -82,6 +82,41 @@ def test_one_edited_prediction_is_found_also_after_the_comparison_was_made(
         compare(folder)
 
 
+def write_sizes(job, **sizes):
+    path = job / "record.json"
+    record = json.loads(path.read_text())
+    record["data"]["sizes"] = sizes
+    path.write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_predictions_of_fewer_images_than_the_record_says_are_found(sweep, split):
+    """Also where the metrics of what is left agree with the record."""
+    job = sweep / "job001"
+    write_sizes(job, **{"train": 20, "val": 60, "test": 60, split: 61})
+    with pytest.raises(UserError) as error:
+        compare(sweep)
+    assert str(error.value).startswith(f"{job}: {split} has 61 images in record.json, 60 in predictions.parquet -> ")
+    assert "\n" not in str(error.value)
+
+
+def test_an_image_that_was_predicted_twice_is_found(sweep):
+    job = sweep / "job001"
+    table = pq.read_table(job / "predictions.parquet")
+    items = table["item"].to_pylist()
+    items[-1] = items[-2]
+    index = table.column_names.index("item")
+    pq.write_table(table.set_column(index, "item", pa.array(items)), job / "predictions.parquet")
+    with pytest.raises(UserError) as error:
+        compare(sweep)
+    assert str(error.value).startswith(f"{job}: test has 60 predictions of 59 images in predictions.parquet -> ")
+
+
+def test_a_record_that_says_no_size_passes(sweep):
+    write_sizes(sweep / "job001", train=20)
+    assert compare(sweep).unverified == ()
+
+
 def test_a_prediction_whose_label_was_edited_is_found(sweep):
     path = sweep / "job001/predictions.parquet"
     table = pq.read_table(path)

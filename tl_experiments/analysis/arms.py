@@ -17,10 +17,11 @@ from tl_experiments.records import NOT_IN_THE_RESULT, RunRecord
 CONTROL = "from_scratch"
 MIN_SEEDS = 3  # below this many shared seeds nothing is called better
 
-# Beside what changes no result, what varies by design: seed and split over the runs of a trial; where data and weights
-# are, for which fingerprint and hash stand on every machine; the further test sets, which no run learns from.
+# Beside what changes no result, what varies by design: seed, label subset and split over the runs of a trial; where
+# data and weights are, for which fingerprint and hash stand on every machine; the further test sets, which no run
+# learns from.
 NOT_A_TRIAL = NOT_IN_THE_RESULT | {
-    *("seed", "dataset.fold", "dataset.split_seed"),
+    *("seed", "dataset.subset_seed", "dataset.fold", "dataset.split_seed"),
     *("dataset.root", "dataset.path", "dataset.repo", "dataset.tests", "backbone.weights"),
 }
 
@@ -29,14 +30,16 @@ class Pair(NamedTuple):
     """What two runs of different arms must share to be compared with each other.
 
     Args:
-        seed: Of head, data order and label subset.
+        seed: Of head and data order.
         fold: Which fold is test; 0 without folds.
         split_seed: Of the splits that are made, by folds or where the data has none of its own.
+        subset_seed: Of the label subset; the seed where it follows that, or where all labels are used.
     """
 
     seed: int
     fold: int
     split_seed: int
+    subset_seed: int
 
     @property
     def split(self) -> tuple[int, int]:
@@ -47,7 +50,10 @@ class Pair(NamedTuple):
 def pair_of(record: RunRecord) -> Pair:
     """The pair that a run belongs to; records from before there were folds have fold 0."""
     dataset = record.config["dataset"]
-    return Pair(record.seed, int(dataset.get("fold", 0)), int(dataset.get("split_seed", 0)))
+    own = dataset.get("subset_seed")
+    takes_part = dataset.get("shots") is not None or dataset.get("label_fraction") is not None
+    subset = record.seed if own is None or not takes_part else int(own)
+    return Pair(record.seed, int(dataset.get("fold", 0)), int(dataset.get("split_seed", 0)), subset)
 
 
 @dataclass(frozen=True, order=True)
@@ -124,7 +130,7 @@ class ArmRuns:
 
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, str]:
-    """Dotted key -> value as JSON, of everything in a config that changes the result, save seed and split."""
+    """Dotted key -> value as JSON, of what changes the result, save seed, subset and split."""
     settings: dict[str, str] = {}
 
     def walk(node: Mapping[str, Any], prefix: str) -> None:
@@ -144,7 +150,7 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def trial_key(record: RunRecord) -> str:
-    """Canonical JSON of the settings that make a trial: runs of an arm with equal keys differ in seed and split."""
+    """Canonical JSON of the settings that make a trial: runs of an arm with equal keys differ in their pair."""
     return json.dumps(flat_settings(record.config), sort_keys=True)
 
 
@@ -155,7 +161,7 @@ def val_rank(runs: Iterable[RunRecord]) -> tuple[float, float]:
 
 
 def choose_trial(trials: Mapping[str, Sequence[RunRecord]]) -> str:
-    """Key of the trial with the best mean val accuracy among those that ran the most pairs of seed and split.
+    """Key of the trial with the best mean val accuracy among those that ran the most pairs.
 
     A trial that lost a seed is not chosen over a complete one: its mean is over easier or fewer runs. Where trials were
     tuned on one seed, the one that went on to all of them is the one that was chosen.

@@ -108,6 +108,11 @@ def explanation(rows: Sequence[Row]) -> tuple[str, ...]:
     ]
     if any(row.transfer_gain for row in rows):
         parts.append("gain: test accuracy over from_scratch, paired by seed and split, with its 95% t interval")
+    if any(found is not None and found.sd == 0 for row in rows for found in (row.test_accuracy, row.transfer_gain)):
+        parts.append(
+            "no interval: all runs or differences are equal, as those of a solved head on the same labels; that says "
+            "nothing of how another would differ"
+        )
     if any(row.p_value is not None for row in rows):
         test = f"{SPLITS_TEST} over splits" if resampled else f"{SEEDS_TEST} over seeds"
         parts.append(f"p: of the first arm against this one: {test} on test accuracy, two-sided, Holm")

@@ -115,6 +115,6 @@ def _stored(target: Path, key: str) -> Comparison | None:
         return None
     try:
         stored = Comparison.from_json((target / COMPARISON_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # missing, damaged or of another version: it is made anew
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # missing, damaged, edited or of another version: it is made anew
     return stored if stored.key == key else None

@@ -10,6 +10,7 @@ from typing import Any
 from tl_experiments.analysis.arms import Arm, differs, group_arms
 from tl_experiments.analysis.caveats import CHECKS, lost_warning, tuning_notes, unverified_warning
 from tl_experiments.analysis.contrasts import contrasts_of
+from tl_experiments.analysis.data_caveats import is_leakage, leakage_warning, seen_test_warning
 from tl_experiments.analysis.disagreements import disagreement_warnings, ordering_warnings
 from tl_experiments.analysis.findings import Contrast
 from tl_experiments.analysis.images import Hits
@@ -74,7 +75,8 @@ def compare_records(
         rows += of_dataset
         contrasts += tested
         verdicts.append(Verdict(dataset=dataset, recommended=decision.recommended, sentence=sentence))
-        found = [warning for check in (*CHECKS, ordering_warnings) for warning in check(group, names)]
+        found = [*leakage_warning(group), *seen_test_warning(group, hits or {})]
+        found += [warning for check in (*CHECKS, ordering_warnings) for warning in check(group, names)]
         where = f"{dataset}: " if len(datasets) > 1 else ""
         warnings += [f"{where}{warning}" for warning in (*found, *disagreement_warnings(tested, names))]
     overview = overview_of(arms)
@@ -132,6 +134,6 @@ def _lost_job(job: Mapping[str, Any], shared: set[str]) -> LostJob:
 
 
 def _notes(records: Sequence[RunRecord]) -> tuple[str, ...]:
-    """Each note once; most hold for many runs."""
+    """Each note once; most hold for many runs. Leakage is among the warnings."""
     notes = [note for record in records for note in (*record.data["notes"], *record.notes)]
-    return tuple(sorted(dict.fromkeys(notes)))
+    return tuple(sorted({note for note in notes if not is_leakage(note)}))

@@ -116,10 +116,11 @@ class Standing:
         arm: Its labels, that of the dataset empty.
         average_rank: Mean over the datasets of its rank by test accuracy, 1 the best.
         interquartile_mean: Of the test accuracy over all runs of all datasets, the middle half of them.
-        low: Lower end of its 95% bootstrap interval, runs drawn anew within each dataset; null below 3 runs in any.
+        low: Lower end of its 95% bootstrap interval, runs drawn anew within each dataset; null below 3 runs in any,
+            and where all resamples are equal.
         high: Upper end.
-        wilcoxon_p: Of the best arm by rank against this one, Wilcoxon's signed-rank test over datasets, Holm; null for
-            the best itself.
+        wilcoxon_p: Of the best arm by rank against this one, Wilcoxon's signed-rank test over datasets, Holm over all
+            pairs of arms; null for the best itself.
     """
 
     arm: Arm

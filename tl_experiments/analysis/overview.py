@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tl_experiments.analysis.arms import MIN_SEEDS, Arm, ArmRuns
 from tl_experiments.analysis.bootstrap import interquartile_mean
@@ -46,8 +48,7 @@ def overview_of(arms: Sequence[ArmRuns]) -> Overview | None:
     scores = np.array([[np.mean(by_arm[arm][dataset]) for arm in everywhere] for dataset in datasets])
     ranks = average_ranks(scores)
     order = sorted(range(len(everywhere)), key=lambda index: (ranks[index], everywhere[index]))
-    against = [wilcoxon((scores[:, order[0]] - scores[:, index]).tolist()) for index in order[1:]]
-    p_values = [None, *holm(against)]
+    p_values = [None, *against_the_first(scores[:, order])]
     # Of fewer than 3 runs the bootstrap has next to nothing to draw from.
     enough = min(len(by_arm[arm][dataset]) for arm in everywhere for dataset in datasets) >= MIN_SEEDS
     middle = [interquartile_mean([by_arm[everywhere[index]][dataset] for dataset in datasets]) for index in order]
@@ -58,8 +59,8 @@ def overview_of(arms: Sequence[ArmRuns]) -> Overview | None:
                 arm=everywhere[index],
                 average_rank=float(ranks[index]),
                 interquartile_mean=mean,
-                low=low if enough else None,
-                high=high if enough else None,
+                low=low if enough and low < high else None,
+                high=high if enough and low < high else None,
                 wilcoxon_p=p_value,
             )
             for index, p_value, (mean, low, high) in zip(order, p_values, middle, strict=True)
@@ -67,3 +68,17 @@ def overview_of(arms: Sequence[ArmRuns]) -> Overview | None:
         friedman=friedman(scores) if len(everywhere) > 2 else None,
         critical_difference=critical_difference(len(everywhere), len(datasets)),
     )
+
+
+def against_the_first(scores: NDArray[np.float64]) -> tuple[float, ...]:
+    """p of Wilcoxon's signed-rank test over datasets of the first arm against each other one.
+
+    Which arm is first was seen in these scores: the best of equal arms looks better than any one named before. So Holm
+    corrects over all pairs of arms, of which these are some.
+
+    Args:
+        scores: ``(n_datasets, n_arms)``, the best arm first.
+    """
+    pairs = list(combinations(range(scores.shape[1]), 2))
+    corrected = holm([wilcoxon((scores[:, one] - scores[:, two]).tolist()) for one, two in pairs])
+    return tuple(p_value for (one, _), p_value in zip(pairs, corrected, strict=True) if one == 0)

@@ -64,11 +64,16 @@ def estimate_of(arm: ArmRuns, split: str = "test", metric: str = "accuracy") -> 
 
 
 def units(values: Mapping[Pair, float]) -> dict[object, float]:
-    """What counts as one observation: a seed, or with several splits a split, as the mean over its seeds."""
-    splits = {pair.split for pair in values}
+    """What counts as one observation: a seed, or with several splits a split, as the mean over its seeds.
+
+    Where seeds and label subsets both vary, runs that share either are not independent: the one of which there are
+    fewer counts. Of a single seed, subsets count.
+    """
+    splits, seeds, subsets = ({getattr(pair, name) for pair in values} for name in ("split", "seed", "subset_seed"))
+    by_subset = len(subsets) > 1 and (len(seeds) == 1 or len(subsets) < len(seeds))
     by_unit: dict[object, list[float]] = defaultdict(list)
     for pair, value in values.items():
-        by_unit[pair.split if len(splits) > 1 else pair.seed].append(value)
+        by_unit[pair.split if len(splits) > 1 else pair.subset_seed if by_subset else pair.seed].append(value)
     return {unit: fmean(of_unit) for unit, of_unit in by_unit.items()}
 
 

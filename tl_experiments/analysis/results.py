@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from tl_experiments.analysis.arms import Arm
 from tl_experiments.analysis.findings import Contrast, Overview, read_contrast, read_overview
 from tl_experiments.analysis.statistics import Estimate
 
-COMPARISON_VERSION = 3  # raised whenever a stored comparison would come out otherwise
+COMPARISON_VERSION = 4  # raised whenever a stored comparison would come out otherwise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +46,11 @@ class Row:
         labels_spent: Labels of train and val, the most over seeds.
         transfer_gain: Test accuracy less that of ``from_scratch``, paired by seed; null for the control itself, and
             where no control of the same dataset, architecture and head shares a seed.
+        transfer_gain_p: Of the primary test of the gain, corrected by Holm over the gains of the dataset; null where
+            there is none, and below 3 seeds.
         p_value: Of the primary test of the recommended arm against this one, corrected; null where not tested.
-        negative_transfer: Whether the gain's interval over 3 seeds or more lies wholly below 0.
+        negative_transfer: Whether the gain's interval over 3 seeds or more lies wholly below 0 and ``transfer_gain_p``
+            is below 0.05, where the verdict tests the same two arms its p as well.
         not_dominated: Costs (``seconds``, ``trained``, ``memory``) at which no other arm of the dataset is as accurate
             on test and as cheap, and better in one of the two; ``overall`` where that holds with all costs at once.
         unequal: Parts of the budget (``trials``, ``epochs``, ``seeds``, ``splits``) in which the arm had more or less
@@ -76,6 +80,7 @@ class Row:
     peak_memory_bytes: int
     labels_spent: int
     transfer_gain: Estimate | None
+    transfer_gain_p: float | None
     p_value: float | None
     negative_transfer: bool
     not_dominated: tuple[str, ...]
@@ -140,17 +145,23 @@ class Comparison:
     key: str = ""
 
     def to_json(self) -> str:
-        """JSON with full precision and every name exact; ASCII, so that no name can break the file."""
-        return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
+        """JSON with full precision and every name exact; ASCII, so that no name can break the file.
+
+        Its last entry, ``sha256``, is that of the others: a number that was changed by hand is not believed.
+        """
+        content = dataclasses.asdict(self)
+        return json.dumps({**content, "sha256": _digest(content)}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Comparison:
         """Read what ``to_json`` wrote.
 
         Raises:
-            ValueError, KeyError, TypeError: The text is something else.
+            ValueError, KeyError, TypeError, AttributeError: The text is something else, or was changed.
         """
         content = json.loads(text)
+        if content.pop("sha256") != _digest(content):
+            raise ValueError("comparison: changed since it was written")
         return cls(
             rows=tuple(_row(row) for row in content["rows"]),
             verdicts=tuple(Verdict(**{**v, "recommended": Arm(**v["recommended"])}) for v in content["verdicts"]),
@@ -162,6 +173,11 @@ class Comparison:
             unverified=tuple(content["unverified"]),
             key=content["key"],
         )
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """sha256 of plain values, whatever the white space and order of the file that they stand in."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _row(content: Mapping[str, Any]) -> Row:

@@ -12,8 +12,8 @@ from tl_experiments.analysis.caveats import unequal_budgets
 from tl_experiments.analysis.pairing import PrimaryTest, estimate_of, primary_test
 from tl_experiments.analysis.pareto import not_dominated
 from tl_experiments.analysis.results import Row
-from tl_experiments.analysis.statistics import Estimate
-from tl_experiments.analysis.verdict import Decision
+from tl_experiments.analysis.statistics import Estimate, holm
+from tl_experiments.analysis.verdict import SIGNIFICANCE, Decision
 from tl_experiments.records import RunRecord
 
 
@@ -27,10 +27,14 @@ def rows_of(group: Sequence[ArmRuns], decision: Decision, settings: Mapping[Arm,
     """
     p_values = {contrast.other: contrast.p_value for contrast in decision.contrasts}
     unequal, front = unequal_budgets(group), _fronts(group)
+    gains = {runs.arm: found for runs in group if (found := _transfer_gain(runs, group)) is not None}
+    gain_p, negative = _corrected(gains), _negative_transfer(gains, group, decision)
     return [
         _row(
             runs,
-            gain=_transfer_gain(runs, group),
+            gain=gains.get(runs.arm),
+            gain_p=gain_p.get(runs.arm),
+            negative=runs.arm in negative,
             recommended=runs.arm == decision.recommended,
             settings=settings[runs.arm],
             p_value=p_values.get(runs.arm),
@@ -45,6 +49,8 @@ def _row(
     runs: ArmRuns,
     *,
     gain: PrimaryTest | None,
+    gain_p: float | None,
+    negative: bool,
     recommended: bool,
     settings: Mapping[str, str],
     p_value: float | None,
@@ -53,9 +59,6 @@ def _row(
 ) -> Row:
     first = runs.runs[0]
     everything = [run for trial in runs.trials.values() for run in trial]
-    difference = None if gain is None or gain.test is None else gain.test.difference
-    # Below 3 seeds no difference is called one, in either direction.
-    enough = gain is not None and gain.seeds >= MIN_SEEDS
     return Row(
         arm=runs.arm,
         is_control=runs.is_control,
@@ -79,9 +82,10 @@ def _row(
         pretraining_s=_pretraining_s(everything),
         peak_memory_bytes=_memory(runs),
         labels_spent=max(int(run.data["labels_spent"]) for run in runs.runs),
-        transfer_gain=difference,
+        transfer_gain=None if gain is None or gain.test is None else gain.test.difference,
+        transfer_gain_p=gain_p,
         p_value=p_value,
-        negative_transfer=enough and difference is not None and difference.high is not None and difference.high < 0,
+        negative_transfer=negative,
         not_dominated=not_dominated,
         unequal=unequal,
     )
@@ -121,6 +125,34 @@ def _memory(runs: ArmRuns) -> int:
 def _transfer_gain(runs: ArmRuns, group: Sequence[ArmRuns]) -> PrimaryTest | None:
     control = control_of(runs, group)
     return None if control is None or runs.is_control else primary_test(runs, control)
+
+
+def _corrected(gains: Mapping[Arm, PrimaryTest]) -> dict[Arm, float]:
+    """Holm over the gains of the dataset; below 3 seeds no difference is called one, in either direction."""
+    tested = {
+        arm: found.test.p_value
+        for arm, found in gains.items()
+        if found.test is not None and found.test.p_value is not None and found.seeds >= MIN_SEEDS
+    }
+    return dict(zip(tested, holm(list(tested.values())), strict=True))
+
+
+def _negative_transfer(gains: Mapping[Arm, PrimaryTest], group: Sequence[ArmRuns], decision: Decision) -> set[Arm]:
+    """Arms that the primary test finds below their control, with the whole interval of the gain."""
+    controls = {runs.arm: control.arm for runs in group if (control := control_of(runs, group)) is not None}
+    # What the verdict says of the same two arms is not contradicted: its correction is over other comparisons.
+    doubted = {
+        frozenset((decision.recommended, contrast.other))
+        for contrast in decision.contrasts
+        if contrast.outcome not in ("better", "worse")
+    }
+    negative = set()
+    for arm, p_value in _corrected(gains).items():
+        test = gains[arm].test
+        below = test is not None and test.difference.high is not None and test.difference.high < 0
+        if below and p_value < SIGNIFICANCE and frozenset((arm, controls[arm])) not in doubted:
+            negative.add(arm)
+    return negative
 
 
 def _pretraining_s(runs: Sequence[RunRecord]) -> float:

@@ -39,7 +39,7 @@ def verdict_sentence(
         if group:
             parts.append(template.format(arms=listed([_named(contrast, names) for contrast in group])))
     if negative:
-        arms = [f"{names[arm]} {signed(gain.mean)} {interval(gain)}" for arm, gain in negative.items()]
+        arms = [f"{names[arm]} {_gap(gain)}" for arm, gain in negative.items()]
         parts.append(f"Negative transfer: {listed(arms)}.")
     return " ".join(parts)
 
@@ -69,8 +69,12 @@ def _transfer(decision: Decision, against: Against | None) -> str:
     finding = {"better": "transfer helps", "worse": "transfer hurts"}.get(
         against.outcome, "transfer is not shown to help"
     )
-    gain = f"{signed(against.difference.mean)} {interval(against.difference)} against {CONTROL}"
-    return f"{finding}: {gain} ({against.test}, Holm, {p_text(against.p_value)})"
+    gain = _gap(against.difference)
+    return f"{finding}: {gain} against {CONTROL} ({against.test}, Holm, {p_text(against.p_value)})"
+
+
+def _gap(difference: Estimate) -> str:
+    return f"{signed(difference.mean)} {interval(difference)}".rstrip()
 
 
 def _named(contrast: Against, names: Mapping[Arm, str]) -> str:

@@ -25,9 +25,10 @@ class Estimate:
         n: Number of values; of folds, each the mean over its seeds.
         mean: Their mean.
         sd: Sample standard deviation (divisor n - 1); null where n is 1.
-        low: Lower end of the 95% t interval; null where n is 1. Over folds it is wider (Nadeau & Bengio, 2003).
-        high: Upper end of the 95% t interval; null where n is 1.
-        bootstrap_low: Lower end of the 95% BCa bootstrap interval; null where n is below 3, and over folds.
+        low: Lower end of the 95% t interval; null where n is 1, and where all values are equal: they say nothing of how
+            another would differ. Over folds it is wider (Nadeau & Bengio, 2003).
+        high: Upper end of the 95% t interval; null as above.
+        bootstrap_low: Lower end of the 95% BCa bootstrap interval; null as above, where n is below 3, and over folds.
         bootstrap_high: Upper end of the 95% BCa bootstrap interval; null as above.
     """
 
@@ -41,7 +42,7 @@ class Estimate:
 
     @property
     def margin(self) -> float | None:
-        """Half the width of the t interval; null where n is 1."""
+        """Half the width of the t interval; null where there is none."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
@@ -90,8 +91,7 @@ def estimate(values: Sequence[float], *, overlap: float = 0.0) -> Estimate:
     if n == 1:
         return Estimate(n=1, mean=mean, sd=None, low=None, high=None)
     if max(values) - min(values) <= ROUNDING:
-        ends = (mean, mean) if n >= SMALLEST_BOOTSTRAP and not overlap else (None, None)
-        return Estimate(n=n, mean=mean, sd=0.0, low=mean, high=mean, bootstrap_low=ends[0], bootstrap_high=ends[1])
+        return Estimate(n=n, mean=mean, sd=0.0, low=None, high=None)
     sd = statistics.stdev(values)
     margin = t_quantile((1 + CONFIDENCE) / 2, n - 1) * sd * math.sqrt(1 / n + overlap)
     low, high = _bootstrap(values) if n >= SMALLEST_BOOTSTRAP and not overlap else (None, None)

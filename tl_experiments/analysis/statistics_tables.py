@@ -95,13 +95,13 @@ def overview_csv(overview: Overview | None) -> str:
                     "interquartile_mean": each.interquartile_mean,
                     "interquartile_mean_low": each.low,
                     "interquartile_mean_high": each.high,
-                    "wilcoxon_p_holm": each.wilcoxon_p,
+                    "wilcoxon_p_holm_all_pairs": each.wilcoxon_p,
                     **shared,
                 }
             )
     columns = (
         *(*_ARM, "average_rank", "interquartile_mean", "interquartile_mean_low", "interquartile_mean_high"),
-        *("wilcoxon_p_holm", "datasets", "critical_difference", "friedman_chi_square", "friedman_p"),
+        *("wilcoxon_p_holm_all_pairs", "datasets", "critical_difference", "friedman_chi_square", "friedman_p"),
         "iman_davenport_p",
     )
     return _written(columns, rows)

@@ -64,6 +64,7 @@ def _csv_row(row: Row, columns: Sequence[tuple[str, str]]) -> dict[str, object]:
         "transfer_gain_low": None if gain is None else gain.low,
         "transfer_gain_high": None if gain is None else gain.high,
         "transfer_gain_seeds": None if gain is None else gain.n,
+        "transfer_gain_p_holm": row.transfer_gain_p,
         "negative_transfer": str(row.negative_transfer).lower(),
         "p_value": row.p_value,
         "trained_parameters": row.trained_parameters,
@@ -152,7 +153,8 @@ def _over_datasets(overview: Overview) -> tuple[str, str]:
         f"at 5% if they are {overview.critical_difference:.2f} apart (Nemenyi)",
         "interquartile mean: of the test accuracy of all runs, with its 95% bootstrap interval over the runs of each "
         "dataset",
-        "p: of the first arm against this one: Wilcoxon signed-rank test over datasets, two-sided, Holm",
+        "p: of the first arm against this one: Wilcoxon signed-rank test over datasets, two-sided, Holm over "
+        "all pairs of arms",
     ]
     if found is not None:
         said.append(f"Friedman's test over all arms: {p_text(found.p_value)}; {p_text(found.iman_davenport_p)} by F")

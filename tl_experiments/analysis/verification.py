@@ -43,7 +43,8 @@ def verify(runs: Sequence[FinishedRun]) -> Verified:
         runs: Finished runs whose metrics are finite.
 
     Raises:
-        UserError: A metric differs by more than 1e-6, or cannot be computed, or the predictions are damaged.
+        UserError: A metric differs by more than 1e-6, or cannot be computed, a split has not the images that the
+            record says, or the predictions are damaged.
     """
     numbers: dict[str, int] = {}  # of images, over all runs
     hits: dict[str, Hits] = {}
@@ -75,14 +76,25 @@ def class_tables(
 
 
 def _check(run: FinishedRun, predictions: Mapping[str, Predictions]) -> None:
+    for split, rows in predictions.items():
+        number, images = len(rows.items), len(set(rows.items))
+        said = run.record.data.get("sizes", {}).get(
+            split, number
+        )  # where it does not stand there, as of old, any number
+        if images != number:
+            raise _damaged(run, f"{split} has {number} predictions of {images} images in {PREDICTIONS_FILE}")
+        if number != said:
+            raise _damaged(run, f"{split} has {said} images in {RECORD_FILE}, {number} in {PREDICTIONS_FILE}")
     for split, metrics in run.record.metrics.items():
         again = summary(predictions[split]) if split in predictions else {}
         for name, value in metrics.items():
             found = again.get(name)
             if found is None or not abs(value - found) <= TOLERANCE:  # NaN is no agreement
                 says = "nothing" if found is None else f"{found:.9g}"
-                raise UserError(
-                    str(run.folder),
-                    f"{split} {name} is {value:.9g} in {RECORD_FILE}, {says} by {PREDICTIONS_FILE}",
-                    "one of the two was changed or damaged: run the job again, or remove its folder",
-                )
+                raise _damaged(run, f"{split} {name} is {value:.9g} in {RECORD_FILE}, {says} by {PREDICTIONS_FILE}")
+
+
+def _damaged(run: FinishedRun, what: str) -> UserError:
+    return UserError(
+        str(run.folder), what, "one of the two was changed or damaged: run the job again, or remove its folder"
+    )

@@ -81,8 +81,8 @@ def gains(group: Group) -> Figure | None:
     return Figure(
         name=f"gains{group.suffix}",
         title="Gain over training from scratch",
-        about="Test accuracy less that of from_scratch, paired by seed, with its 95% t interval; left of 0 is negative "
-        "transfer." + _left_out(pairs, shown, "arms"),
+        about="Test accuracy less that of from_scratch, paired by seed, with its 95% t interval; left of 0 the arm is "
+        "below it." + _left_out(pairs, shown, "arms"),
         x=linear("difference in test accuracy", [0.0, *_ends([gain for _, gain in shown], marks)], sign=True),
         y=names([group.names[row.arm] for row, _ in shown]),
         marks=tuple(marks),
@@ -259,7 +259,8 @@ def _left_out(rows: Sequence[object], shown: Sequence[object], noun: str) -> str
 def _run(run: FinishedRun) -> str:
     pair = pair_of(run.record)
     fold = f", fold {pair.fold}" if pair.fold else ""
-    return f"seed {pair.seed}{fold}"
+    subset = f", label subset {pair.subset_seed}" if pair.subset_seed != pair.seed else ""
+    return f"seed {pair.seed}{fold}{subset}"
 
 
 def _number(value: float) -> str:

@@ -63,8 +63,10 @@ def render(evidence: Evidence, pictures: Pictures) -> str:
         datasets=[_dataset(f"data{number}", group, comparison, album) for number, group in enumerate(found)],
         **_appendix(evidence, found, runs),
         n_runs=plural(len(runs), "run"),
-        # contrasts grow with the square of the arms: they stand in comparison.json
-        comparison={key: value for key, value in json.loads(comparison.to_json()).items() if key != "contrasts"},
+        # contrasts grow with the square of the arms: they stand in comparison.json, whose hash covers them
+        comparison={
+            key: value for key, value in json.loads(comparison.to_json()).items() if key not in ("contrasts", "sha256")
+        },
     )
 
 
@@ -175,9 +177,9 @@ def _verdict(group: Group, comparison: Comparison, styles: Mapping[Arm, Style]) 
     verdict = next(verdict for verdict in comparison.verdicts if verdict.dataset == dataset)
     row = next(row for row in group.rows if row.arm == verdict.recommended)
     test, gain = row.test_accuracy, row.transfer_gain
-    numbers = [(share(test.mean), f"test accuracy {interval(test, of_share=True)}")]
+    numbers = [(share(test.mean), f"test accuracy {interval(test, of_share=True)}".rstrip())]
     if gain is not None:
-        numbers.append((signed(gain.mean), f"over from_scratch {interval(gain)}"))
+        numbers.append((signed(gain.mean), f"over from_scratch {interval(gain)}".rstrip()))
     numbers += [
         (count(row.trained_parameters), f"of {count(row.total_parameters)} parameters trained"),
         (seconds(row.wall_clock_s), "a run"),
