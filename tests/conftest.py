@@ -65,7 +65,7 @@ def tl(capfd, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tl", *arguments])
+        monkeypatch.setattr(sys, "argv", ["tl", *map(str, arguments)])
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
         with pytest.raises(SystemExit) as ended:
             main()

@@ -9,9 +9,11 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any, TextIO, cast
 
-from tl_experiments.errors import BAD_INPUT, INTERRUPTED, OK, ConfigError, UserError
+from tl_experiments.errors import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, ConfigError, StorageError, UserError
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.safe_text import plain
 
@@ -40,8 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     a shell says of a signal that ended it: 130 for Ctrl-C, 143 for SIGTERM."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = any(re.fullmatch(r"\+?debug=(true|traceback)", argument, re.IGNORECASE) for argument in given)
+    if sys.stdout is None:  # what Python makes of a closed one; the next file to be opened would take its place
+        sys.stderr.write("error: standard output: closed -> redirect it, for example to /dev/null\n")
+        sys.exit(SOME_FAILED)
+    output = cast(TextIO, _Output(sys.stdout))
     try:
-        code = _dispatch(given)
+        with redirect_stdout(output):
+            code = _dispatch(given)
+            output.flush()  # here, where what fails can still be said
     except UserError as error:
         if debug:
             traceback.print_exc()
@@ -55,9 +63,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write("interrupted: the same command again goes on with the jobs that are not done\n")
         code = INTERRUPTED
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OK
+    with suppress(OSError, StorageError):  # after another error this one need not be said
+        output.flush()
     sys.exit(code)
+
+
+class _Output:
+    """Standard output that says in one line why it cannot be written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._writing():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with self._writing():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # What is left to be written would fail once more when Python ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise
+            what = f"cannot be written ({error.strerror})"
+            raise StorageError("standard output", what, "make room, or write it elsewhere") from error
 
 
 def _dispatch(arguments: list[str]) -> int:

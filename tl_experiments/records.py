@@ -176,7 +176,8 @@ class RunRecord:
         seed: Seed of head, data order and label subset.
         classes: Class names in label order.
         data: ``fingerprint``, ``sizes`` (images a split), ``labels_spent`` (train + val), ``notes``, ``skipped``
-            (``item`` and ``reason`` of each image that was left out).
+            (``item`` and ``reason`` of each image that was left out), ``location`` (option of the dataset -> absolute
+            path, see ``data.location``; older records lack it).
         metrics: Split (``val``, ``test``, ``test/<name>`` of further test sets) -> metric -> value, as
             ``metrics.scores.summary`` has them; what means nothing for a split is left out. Val selected the epoch;
             test was read once, after that.

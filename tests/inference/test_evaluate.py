@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -14,27 +13,10 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, log_loss
 
 from tests.inference.conftest import RUNS
 from tl_experiments import RunRecord, load_model
-from tl_experiments.cli import main
 from tl_experiments.errors import ConfigError, DataError
 from tl_experiments.inference.dataset import chosen_dataset, label_map
 from tl_experiments.inference.evaluation import evaluate
 from tl_experiments.metrics.stored import read_predictions
-
-
-@pytest.fixture
-def tl(capfd, monkeypatch, tmp_path):
-    """Run a command in this process; returns exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tl", *map(str, arguments)])
-        monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capfd.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture
@@ -134,6 +116,91 @@ def test_the_runs_own_dataset_at_another_place(tiny, photos, tmp_path, tl):
     content, _, _ = result(tmp_path / "run")
     assert content["dataset"]["val_fraction"] == 0.3  # of the run, not of the defaults
     assert content["metrics"] == pytest.approx(RunRecord.read(tmp_path / "run").metrics["test"], abs=1e-6)
+
+
+def test_a_run_with_a_relative_root_is_evaluated_and_shown_from_anywhere(tiny, photos, tmp_path, tl, monkeypatch):
+    from tl_experiments import run
+    from tl_experiments.analysis.runs import FinishedRun
+    from tl_experiments.commands.comparing import _pictures
+    from tl_experiments.training.identity import job_id
+
+    (_, absolute) = photos({"train": {"a": 4, "b": 4}, "val": {"a": 2, "b": 2}, "test": {"a": 3, "b": 3}})
+    cfg = tiny("dataset=image_folder", "dataset.root=photos")
+    run(cfg, tmp_path / "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    record = RunRecord.read(tmp_path / "run")
+    assert record.config["dataset"]["root"] == "photos"
+    assert record.data["location"] == {"root": str(tmp_path / "photos")}
+    assert record.job_id == job_id(tiny("dataset=image_folder", absolute))
+    code, _, err = tl("evaluate", tmp_path / "run", "--device", "cpu")
+    assert code == 0, err
+    assert result(tmp_path / "run")[0]["metrics"] == pytest.approx(record.metrics["test"], abs=1e-6)
+    items = read_predictions(tmp_path / "run")["test"].items
+    shown = _pictures(FinishedRun(record, tmp_path / "run"), items)
+    assert list(shown) == list(items)
+
+
+@pytest.fixture
+def unsplit(tmp_path):
+    """``unsplit("new", {"7": 9})``: a folder of images, by class alone."""
+
+    def make(folder, classes, first=0):
+        rng = np.random.default_rng(first)
+        for name, n in classes.items():
+            (tmp_path / folder / name).mkdir(parents=True)
+            for number in range(n):
+                pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / folder / name / f"{number}.png")
+        return ["dataset=image_folder", f"dataset.root={tmp_path / folder}"]
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("arguments", "split", "images"),
+    [
+        ([], "all", 11),
+        (["--split", "test"], "test", 2),
+        (["dataset.folds=2"], "test", 6),
+        (["--split", "val"], "val", 2),
+    ],
+)
+def test_of_new_images_without_splits_all_are_evaluated(copied, unsplit, tl, arguments, split, images):
+    folder = copied("linear")
+    code, _, err = tl("evaluate", folder, *unsplit("new", {"7": 6, "3": 5}), *arguments, "--device", "cpu")
+    assert code == 0, err
+    content, _, where = result(folder)
+    assert (content["split"], content["images"]) == (split, images)
+    assert f"-{split}-" in where.name
+    said = "note: The dataset is not the run's own and comes without splits: all its images are evaluated.\n"
+    assert (said in err) is (split == "all")
+
+
+def test_too_few_images_to_be_divided_are_evaluated_all_the_same(copied, unsplit, tl):
+    folder = copied("linear")
+    code, _, err = tl("evaluate", folder, *unsplit("new", {"7": 1, "3": 1}), "--device", "cpu")
+    assert code == 0, err
+    assert result(folder)[0]["images"] == 2
+
+
+def test_of_its_own_images_without_splits_it_is_the_test_split_wherever_they_are(tiny, unsplit, tmp_path, tl):
+    """To evaluate all of them would be to evaluate what it was trained on."""
+    from tl_experiments import run
+
+    own = unsplit("photos", {"a": 10, "b": 10})
+    run(tiny(*own, "dataset.test_fraction=0.3"), tmp_path / "run")
+    same = [*own, "dataset.split_seed=0"]
+    moved = ["dataset=image_folder", f"dataset.root={tmp_path / 'moved'}"]
+    shutil.copytree(tmp_path / "photos", tmp_path / "moved")
+    for arguments, images in (([], 6), (same, 4), (moved, 4), ([moved[1]], 6)):
+        assert tl("evaluate", tmp_path / "run", *arguments, "--device", "cpu")[0] == 0
+        content, _, where = result(tmp_path / "run")
+        assert (content["split"], content["images"]) == ("test", images), arguments
+        shutil.rmtree(where.parent)
+    others = unsplit("others", {"a": 10, "b": 10}, first=1)  # as many, under the same names
+    assert tl("evaluate", tmp_path / "run", others[1], "--device", "cpu")[0] == 0
+    assert result(tmp_path / "run")[0]["images"] == 20
 
 
 def test_a_further_test_set_is_a_split_of_its_own(copied, photos, tl, tmp_path):

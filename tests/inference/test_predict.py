@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,10 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from tl_experiments import load_run
+from tl_experiments import load_model, load_run, run
 from tl_experiments.cli import main
 from tl_experiments.data.transforms import Geometry, eval_transform
-from tl_experiments.errors import DataError
+from tl_experiments.errors import ConfigError, DataError
 from tl_experiments.inference.inputs import list_inputs
 from tl_experiments.inference.table import prediction_table, terminal_text, write_table
 
@@ -114,6 +115,63 @@ def test_a_csv_names_files_beside_itself(tl, finished, pictures, tmp_path):
     assert rows[0] == rows[3]
 
 
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
+@pytest.mark.parametrize("name", ["list.csv", "list.TSV"])
+def test_a_table_is_read_as_those_that_one_trains_on(tmp_path, delimiter, name):
+    table = tmp_path / name
+    rows = [["\ufeffid", " file ", "label"], ["1", "a/1.png", "x"], ["2", str(tmp_path / "2.png"), "y"], []]
+    table.write_text("\n".join(delimiter.join(row) for row in rows), encoding="utf-8")
+    beside, absolute = list_inputs([table], path_column="file")
+    assert (beside.name, beside.path) == ("a/1.png", tmp_path / "a/1.png")
+    assert absolute.path == tmp_path / "2.png"
+    (tmp_path / "root").mkdir()
+    below, absolute = list_inputs([table], tmp_path / "root", "file")
+    assert (below.name, below.path) == ("a/1.png", tmp_path / "root/a/1.png")
+    assert absolute.path == tmp_path / "2.png"
+
+
+def test_a_row_without_a_path_costs_only_itself(tmp_path):
+    (tmp_path / "list.csv").write_text("id,path\n1\n2,b.png\n")
+    assert [one.name for one in list_inputs([tmp_path / "list.csv"])] == ["", "b.png"]
+
+
+def test_a_table_of_another_root_on_the_command_line(tl, finished, pictures, tmp_path):
+    pictures(2)
+    (tmp_path / "list.tsv").write_text("file\tlabel\n0000.jpg\t1\n0001.png\t2\n")
+    options = ["--root", tmp_path / "pictures", "--path-column", "file", "--device", "cpu"]
+    code, out, err = tl("predict", finished("linear"), tmp_path / "list.tsv", *options)
+    assert (code, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == ["path", "0000.jpg", "0001.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"root": Path()}, "--root: no table among the inputs -> "),
+        ({"path_column": "file"}, "--path-column: no table among the inputs -> "),
+    ],
+)
+def test_options_of_tables_without_a_table(pictures, options, message):
+    with pytest.raises(ConfigError, match=message):
+        list_inputs(pictures(1), **options)
+
+
+def test_a_root_that_is_not_there(tmp_path):
+    (tmp_path / "list.csv").write_text("path\na.png\n")
+    with pytest.raises(ConfigError, match=r"--root: no folder .*none -> "):
+        list_inputs([tmp_path / "list.csv"], tmp_path / "none")
+
+
+def test_images_larger_than_the_run_allowed_are_refused(tl, tiny, pictures, tmp_path):
+    run(tiny("dataset.max_pixels=1500"), tmp_path / "run")
+    large, _, small = pictures(3)  # 40 x 60, 64 x 30 and 33 x 33
+    code, _, err = tl("predict", tmp_path / "run", large, small, "--device", "cpu")
+    assert code == 1
+    assert f"1 of 2 could not be read, first {large}: 2,400 pixels, dataset.max_pixels is 1,500 -> " in err
+    assert tl("export", tmp_path / "run", "--format", "safetensors")[0] == 0
+    assert load_model(tmp_path / "run" / "export").max_pixels == 1500
+
+
 def test_folders_are_searched_and_hidden_things_are_not(tmp_path):
     for name in ("b/2.png", "b/10.JPG", "b/deep/x.npy", "a.webp", ".hidden/1.png", "b/.2.png", "notes.txt"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -128,10 +186,10 @@ def test_folders_are_searched_and_hidden_things_are_not(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"no column path \(an empty file\) -> "),
-        (b"file,label\nx.png,1\n", r"no column path \(file, label\) -> name the column of the files path"),
+        (b"", r"list.csv: empty, expected a row with the names of the columns -> "),
+        (b"file,label\nx.png,1\n", r"no column 'path', it has 'file', 'label' -> give --path-column: "),
         (b"path\n", r"no row below its header"),
-        (b"path\n\xff\xfe\xfa.png\n", r"cannot be read \(.*utf-8.*\) -> store it as csv in UTF-8"),
+        (b"path\n\xff\xfe\xfa.png\n", r"list.csv row 2: byte 0xff is not UTF-8 -> save the table as UTF-8"),
         (None, r"no such file or folder"),
         ("folder", r"no image in it or below it"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -14,6 +15,7 @@ from PIL import Image
 
 from tl_experiments.analysis import compare
 from tl_experiments.commands.comparing import main
+from tl_experiments.errors import ConfigError
 
 
 @pytest.fixture
@@ -81,6 +83,49 @@ def test_formats(sweep, capsys):
     assert printed["markdown"].startswith("# Comparison")
     assert "\\begin{tabular}" in printed["latex"]
     assert printed["html"] == (sweep / "comparison/report.html").read_text()
+
+
+def test_html_is_nothing_for_a_terminal(sweep, monkeypatch):
+    """Names in it may hold control codes; a file or a pipe takes them as they are."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with pytest.raises(
+        ConfigError, match=r"--format html: standard output is a terminal -> add > report.html, or open "
+    ):
+        main([str(sweep), "--format", "html"])
+    assert sys.stdout.getvalue() == ""
+    assert main([str(sweep), "--format", "markdown"]) == 0
+
+
+@pytest.mark.parametrize("name", ["csv", "markdown", "latex", "html", None])
+def test_a_full_standard_output_is_said_in_one_line(sweep, name):
+    """Small and large output: what is written at once, and what waits in a buffer until the end."""
+    options = ["--format", name] if name else []
+    command = [sys.executable, "-m", "tl_experiments", "compare", str(sweep), *options]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    what = "cannot be written (No space left on device) -> make room, or write it elsewhere"
+    assert (done.returncode, done.stderr) == (1, f"error: standard output: {what}\n")
+
+
+def test_a_closed_standard_output_is_said_in_one_line(sweep):
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "tl_experiments", "compare", str(sweep)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    line = "error: standard output: closed -> redirect it, for example to /dev/null\n"
+    assert (done.returncode, done.stderr) == (1, line)
+
+
+def test_a_reader_that_has_gone_is_no_error(sweep):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "tl_experiments", "compare", str(sweep), "--format", "csv"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_every_figure_as_png_and_svg(sweep, capsys):

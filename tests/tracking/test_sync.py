@@ -96,6 +96,15 @@ def test_the_tables_stay_whole_when_one_run_is_asked_for(sweep, sync):
     assert sync("tracker=csv")[1][-1] == f"csv: {sweep.folder}: 2 already there"
 
 
+def test_the_tables_know_what_was_there_before_however_many_runs(sweep, sync):
+    for run in "abcdefghi":  # one more than are under way at once for a tracker with a server
+        sweep.whole(run, {"test": predicted()})
+    assert sync("tracker=csv")[1][-1] == f"csv: {sweep.folder}: 9 new"
+    assert sync("tracker=csv")[1][-1] == f"csv: {sweep.folder}: 9 already there"
+    sweep.whole("j", {"test": predicted()})
+    assert sync("tracker=csv")[1][-1] == f"csv: {sweep.folder}: 1 new, 9 already there"
+
+
 def test_what_was_written_offline_goes_to_the_server_when_there_is_one(sweep, sync, server, monkeypatch):
     """A sweep on a node without a network: the login node sends it to the project that the runs were meant for."""
     meant = {"project": "photos", "entity": None, "mode": "auto", "images": 0, "artifacts": ["record"]}

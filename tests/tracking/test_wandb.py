@@ -20,6 +20,8 @@ from tests.tracking.conftest import CURVE_KEYS, SUMMARY, predicted, wait_for
 from tests.tracking.stub import Stub
 from tl_experiments.config.compose import compose
 from tl_experiments.tracking.process import following
+from tl_experiments.tracking.runs import Reader
+from tl_experiments.tracking.wandb_tables import views
 
 OPTIONS = {"project": "transfer", "entity": None, "mode": "auto", "images": 6, "artifacts": []}
 KEY = "canary" + "0" * 34
@@ -288,3 +290,17 @@ def test_a_folder_that_cannot_be_written(sweep, said):
     assert first.endswith("; training goes on, and this is tried again")
     assert last.startswith("wandb: not all is entered (FileExistsError: ")
     assert (sweep.folder / "csv" / "runs.csv").exists()
+
+
+def test_pictures_are_asked_for_where_the_images_were(sweep, tmp_path):
+    """The command may be called from another folder than the one that the run's path is relative to."""
+    (tmp_path / "photos").mkdir()
+    config = {"dataset": {"name": "image_folder", "root": "photos"}}
+    sweep.whole("a", {"test": predicted()}, config=config)
+    (run,) = Reader(sweep.folder).changed(over=True)
+    run = dataclasses.replace(
+        run, record=dataclasses.replace(run.record, data={"location": {"root": str(tmp_path / "photos")}})
+    )
+    asked = []
+    views(run, 3, lambda config, items: asked.append(config["dataset"]["root"]) or {})
+    assert asked == [str(tmp_path / "photos")]

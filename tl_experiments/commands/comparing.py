@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tl_experiments.commands.arguments import Parser
-from tl_experiments.errors import OK
+from tl_experiments.errors import OK, ConfigError
 
 if TYPE_CHECKING:
     from tl_experiments.analysis import Comparison
@@ -35,6 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--format", choices=FORMATS, help="print the comparison in this format instead")
     parser.add_argument("--figures", action="store_true", help="write every figure as PNG and SVG too")
     given = parser.parse_args(arguments)
+    if given.format == "html" and sys.stdout.isatty():  # names in it may hold control codes
+        fix = "add > report.html, or open the comparison/report.html that tl compare DIR writes"
+        raise ConfigError("--format html", "standard output is a terminal", fix)
     if given.format:
         sys.stdout.write(_text(given.format, given.folders))
     else:
@@ -88,9 +91,10 @@ def _bears(path: Path, stamp: str) -> bool:
 
 
 def _pictures(run: FinishedRun, items: Sequence[str]) -> Mapping[str, bytes]:
+    from tl_experiments.data.location import located
     from tl_experiments.data.pictures import pictures
 
-    return pictures(run.record.config, items)
+    return pictures(located(run.record.config, run.record.data), items)
 
 
 def _text(name: str, folders: Sequence[Path]) -> str:

@@ -19,7 +19,7 @@ _ABOUT = """\
 a run's metrics on another dataset, or once more on its own; of a sweep, the run that val chose
 
   tl evaluate outputs/photos dataset=image_folder dataset.root=$HOME/new_photos
-  tl evaluate outputs/photos dataset=image_folder dataset.root=$HOME/new_photos --split all
+  tl evaluate outputs/photos dataset=image_folder dataset.root=$HOME/new_photos --split test
   tl evaluate outputs/photos                                    its own test split
   tl evaluate outputs/photos dataset.root=$HOME/moved/photos    its own dataset at another place
   tl evaluate outputs/photos dataset=image_folder dataset.root=new --map kitten=cat --map puppy=dog
@@ -34,18 +34,23 @@ def main(arguments: Sequence[str]) -> int:
     parser = Parser("tl evaluate", _ABOUT)
     parser.add_argument("model", metavar="RUN", type=Path, help="folder of a run or of a sweep")
     parser.add_argument("overrides", metavar="dataset...", nargs="*", help="the dataset, as for tl train")
-    parser.add_argument("--split", default="test", help="train, val, test, test/<name> or all; default: %(default)s")
+    parser.add_argument(
+        "--split",
+        help="train, val, test, test/<name> or all; default: test, of another dataset that comes without splits: all",
+    )
     parser.add_argument(
         "--map", type=_pair, action="append", default=[], metavar="THEIRS=OURS", help="a class under another name"
     )
     parser.add_model_options(batch_size=None)
     given = parser.parse_args(arguments)
     from tl_experiments.commands.models import chosen_folder
+    from tl_experiments.data.location import located
     from tl_experiments.inference.dataset import chosen_dataset
     from tl_experiments.records import RunRecord
 
     folder = chosen_folder(given.model, given.seed, given.weights)
-    dataset = chosen_dataset(RunRecord.read(folder).config, given.overrides)
+    record = RunRecord.read(folder)
+    dataset = chosen_dataset(located(record.config, record.data), given.overrides)
 
     from tl_experiments.inference.evaluation import evaluate
     from tl_experiments.inference.loading import load_model

@@ -22,6 +22,7 @@ the classes of new images, by a run, by the run of a sweep that val chose, or by
   tl predict outputs/photos a.jpg b.png                 a few: a table on the terminal
   tl predict outputs/photos list.csv --output list.parquet
                                                         files of the column path, relative to list.csv
+  tl predict outputs/photos list.tsv --path-column file --root $HOME/photos
   tl predict outputs/photos new/ --top-k 3 --probabilities
   tl predict outputs/photos/4f2a81c03b7e/export new/    without the framework's training part: ONNX
 
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 
     if given.output is not None and given.output.suffix.lower() not in SUFFIXES:
         raise ConfigError("--output", f"{given.output}, expected {' or '.join(SUFFIXES)}", "give a name that ends so")
-    inputs = list_inputs(given.paths)
+    inputs = list_inputs(given.paths, given.root, given.path_column)
     folder = chosen_folder(given.model, given.seed, given.weights, export=True)
 
     from tl_experiments.inference.loading import load_model
@@ -87,7 +88,13 @@ def _deliver(table: Table, output: Path | None) -> str:
 def _parse(arguments: Sequence[str]) -> Namespace:
     parser = Parser("tl predict", _ABOUT)
     parser.add_argument("model", metavar="MODEL", type=Path, help="folder of a run, of a sweep, or of an export")
-    parser.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="image, folder of images, or csv file")
+    parser.add_argument(
+        "paths", metavar="PATH", nargs="+", type=Path, help="image, folder of images, or csv or tsv table"
+    )
+    parser.add_argument(
+        "--root", type=Path, metavar="DIR", help="what paths in a table are relative to; default: its folder"
+    )
+    parser.add_argument("--path-column", metavar="NAME", help="column of a table; default: path")
     parser.add_argument("--top-k", type=positive, default=1, metavar="K", help="columns of the K most probable classes")
     parser.add_argument("--probabilities", action="store_true", help="a column p(<class>) for every class")
     parser.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 from tl_experiments.config.ranges import require
@@ -100,6 +100,10 @@ class _DatasetOptions:
         if self.shots is None and self.label_fraction is None:
             return None
         return seed if self.subset_seed is None else self.subset_seed
+
+
+# Options of every dataset: how it is divided and read; those of a single one say which images it means.
+COMMON_OPTIONS = tuple(field.name for field in fields(_DatasetOptions))
 
 
 @dataclass(frozen=True, kw_only=True)

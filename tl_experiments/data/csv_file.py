@@ -111,11 +111,11 @@ def open_csv(
 
 
 def _rows(table: Path, columns: Columns) -> list[_Row]:
-    (_, first), *lines = _cells(table)
-    header = [name.strip() for name in first]
+    header, lines = read_table(table)
     if columns.split != _USUAL_SPLIT_COLUMN and columns.split not in header:
-        raise _no_column(table, "split_column", columns.split, header)
-    place = [_column(table, "path_column", columns.path, header), _column(table, "label_column", columns.label, header)]
+        raise _no_column(table, "dataset.split_column", columns.split, header)
+    named = {"dataset.path_column": columns.path, "dataset.label_column": columns.label}
+    place = [column_place(table, option, name, header) for option, name in named.items()]
     split = header.index(columns.split) if columns.split in header else None
     rows, problems = [], []
     for number, cells in lines:
@@ -132,8 +132,16 @@ def _rows(table: Path, columns: Columns) -> list[_Row]:
     return rows
 
 
-def _cells(table: Path) -> list[tuple[int, list[str]]]:
-    """Number and cells of each row that is not empty."""
+def read_table(table: Path, argument: str = _KEY) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Names of the columns, then number and cells of each row that is not empty; see ``open_csv`` for what is read.
+
+    Args:
+        table: The file.
+        argument: How its path was given, for the error.
+
+    Raises:
+        DataError: It cannot be read as a table, or is empty.
+    """
     try:
         text = table.read_bytes().decode("utf-8-sig")
         first = next((line for line in text.splitlines() if line.strip()), "")
@@ -141,7 +149,7 @@ def _cells(table: Path) -> list[tuple[int, list[str]]]:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         lines = [(number, row) for number, row in enumerate(reader, start=1) if any(map(str.strip, row))]
     except OSError as error:
-        raise DataError(_KEY, f"{table} cannot be read ({error.strerror})", "correct the path") from error
+        raise DataError(argument, f"{table} cannot be read ({error.strerror})", "correct the path") from error
     except UnicodeDecodeError as error:
         row = table.read_bytes()[: error.start].count(b"\n") + 1
         what = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
@@ -149,11 +157,24 @@ def _cells(table: Path) -> list[tuple[int, list[str]]]:
     except csv.Error as error:
         raise DataError(str(table), f"cannot be read as a table ({error})", "correct its quotes") from error
     if not lines:
-        raise DataError(str(table), "empty, expected a row with the names of the columns", "add path,label and rows")
-    return lines
+        what = "empty, expected a row with the names of the columns"
+        raise DataError(str(table), what, "add that row, and one for each image")
+    (_, names), *rows = lines
+    return [name.strip() for name in names], rows
 
 
-def _column(table: Path, option: str, name: str, header: Sequence[str]) -> int:
+def column_place(table: Path, option: str, name: str, header: Sequence[str]) -> int:
+    """Position of a column.
+
+    Args:
+        table: For the error.
+        option: With which another column is named, for the error.
+        name: Of the column.
+        header: Names of all columns.
+
+    Raises:
+        DataError: There is no such column, or there are several.
+    """
     if header.count(name) == 1:
         return header.index(name)
     if name in header:
@@ -163,7 +184,7 @@ def _column(table: Path, option: str, name: str, header: Sequence[str]) -> int:
 
 def _no_column(table: Path, option: str, name: str, header: Sequence[str]) -> DataError:
     what = f"no column {name!r}, it has {listed(map(repr, header))}"
-    return DataError(str(table), what, f"give dataset.{option}: {did_you_mean(name, header)}")
+    return DataError(str(table), what, f"give {option}: {did_you_mean(name, header)}")
 
 
 def _normal(path: str) -> str:

@@ -32,7 +32,7 @@ def pictures(config: Mapping[str, Any], items: Sequence[str], side: int = SIDE) 
     """Decode and shrink images of the dataset that a run was trained on; torch is not needed.
 
     Args:
-        config: Of the run, ``RunRecord.config``.
+        config: Of the run, ``RunRecord.config``; through ``located``, where this may be another working directory.
         items: Ids of the images, as in its predictions.
         side: Pixels of the longer side of the result.
 

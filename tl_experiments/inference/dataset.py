@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tl_experiments.config.compose import compose, open_mappings, translate
-from tl_experiments.config.datasets import Dataset
+from tl_experiments.config.datasets import COMMON_OPTIONS, Dataset
 from tl_experiments.config.typed import typed
-from tl_experiments.errors import ConfigError, DataError
+from tl_experiments.data.items import SPLITS, Source
+from tl_experiments.data.location import located
+from tl_experiments.data.sources import divide, open_source
+from tl_experiments.errors import ConfigError, DataError, UserError
+from tl_experiments.records import RunRecord
+
+ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ def chosen_dataset(config: Mapping[str, Any], overrides: Sequence[str]) -> Datas
     """The dataset that a command line means.
 
     Args:
-        config: Of the run, as its record has it.
+        config: Of the run, as its record has it, or ``located``.
         overrides: In Hydra's words, of the dataset only. ``dataset=<name>`` starts from that choice's defaults;
             without it the run's own dataset is changed.
 
@@ -35,6 +41,40 @@ def chosen_dataset(config: Mapping[str, Any], overrides: Sequence[str]) -> Datas
     if any(text.startswith("dataset=") for text in overrides):
         return compose(overrides).dataset
     return typed(_WithDataset, {"dataset": {**config["dataset"], **_values(overrides)}}).dataset
+
+
+def usual_split(source: Source, dataset: Dataset, record: RunRecord) -> tuple[str, tuple[str, ...]]:
+    """The split to evaluate where none is asked for, and what to say about it.
+
+    That is ``test``, but of images that the run has never seen and that nobody has divided: all. To carve a test split
+    out of those would only leave images out.
+
+    Args:
+        source: Of the dataset.
+        dataset: To evaluate.
+        record: Of the run.
+    """
+    comes_split = any(item.split in SPLITS and item.split != "train" for item in source.items)
+    if comes_split or dataset.folds is not None or _is_own(dataset, record):
+        return "test", ()
+    return ALL, ("The dataset is not the run's own and comes without splits: all its images are evaluated.",)
+
+
+def _is_own(dataset: Dataset, record: RunRecord) -> bool:
+    """Whether the run was trained on these images: the same options, or at another place the same contents."""
+    try:
+        own = chosen_dataset(located(record.config, record.data), [])
+        if type(dataset) is type(own) and _which(dataset) == _which(own):
+            return True
+        as_own = replace(dataset, **{option: getattr(own, option) for option in COMMON_OPTIONS})
+        opened = divide(open_source(as_own), as_own, record.seed)
+    except UserError:  # the run's dataset could not have been divided so
+        return False
+    return opened.fingerprint == record.data["fingerprint"]
+
+
+def _which(dataset: Dataset) -> dict[str, Any]:
+    return {option: value for option, value in asdict(dataset).items() if option not in COMMON_OPTIONS}
 
 
 def _values(overrides: Sequence[str]) -> dict[str, Any]:

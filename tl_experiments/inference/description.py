@@ -43,6 +43,7 @@ def description(record: RunRecord, facts: Mapping[str, Any], model: TransferMode
             "center_crop": spec.image_size,
             "inside_the_model": {"divide_by": 255, "mean": list(spec.mean), "std": list(spec.std)},
         },
+        "max_pixels": record.config["dataset"]["max_pixels"],
         "takes": {"name": INPUT, "dtype": "uint8", "shape": ["n", spec.channels, spec.image_size, spec.image_size]},
         "gives": {"name": OUTPUT, "dtype": "float32", "shape": ["n", len(facts["classes"])], "then": "softmax"},
         "weights": {

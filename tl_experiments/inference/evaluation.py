@@ -20,7 +20,7 @@ from tl_experiments.data.items import SPLITS, Item, Source
 from tl_experiments.data.sources import divide, open_source
 from tl_experiments.data.splits import Indices
 from tl_experiments.errors import ConfigError
-from tl_experiments.inference.dataset import label_map
+from tl_experiments.inference.dataset import ALL, label_map, usual_split
 from tl_experiments.inference.loaded import LoadedModel
 from tl_experiments.inference.pipeline import run_through
 from tl_experiments.metrics.scores import PerClass, confusion, per_class, summary
@@ -32,8 +32,6 @@ from tl_experiments.training.outputs import write_predictions
 
 EVALUATIONS_FOLDER = "evaluations"
 EVALUATION_FILE = "evaluation.json"
-
-ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def evaluate(
     model: LoadedModel,
     dataset: Dataset,
     *,
-    split: str = "test",
+    split: str | None = None,
     renamed: Mapping[str, str] | None = None,
     batch_size: int | None = None,
 ) -> Evaluation:
@@ -76,7 +74,8 @@ def evaluate(
         model: Of the run.
         dataset: Whose images; divided with the run's seed where it is not split.
         split: Which of them: ``train``, ``val``, ``test``, ``test/<name>`` of a further test set, or ``all``: every
-            image of the first three, also those that ``shots`` or ``label_fraction`` leave out.
+            image of the first three, also those that ``shots`` or ``label_fraction`` leave out. None is what
+            ``usual_split`` says: ``test``, or all of a dataset that is neither the run's own nor split.
         renamed: Class of the dataset -> class of the model, where the names differ.
         batch_size: Images of a forward pass; null is the run's own, whose rounding is then that of the record.
 
@@ -91,7 +90,9 @@ def evaluate(
         raise ConfigError("dataset.channels", what, f"dataset.channels={expected}, or another run")
     source = open_source(dataset)
     labels = np.array(label_map(source.classes, model.classes, renamed or {}))
+    split, about_split = usual_split(source, dataset, record) if split is None else (split, ())
     items, notes = _items(source, dataset, split, record.seed)
+    notes = (*about_split, *notes)
     batch_size = record.config["trainer"]["eval_batch_size"] if batch_size is None else batch_size
     outputs = run_through(model, lambda number: source.load(int(items[number])), len(items), batch_size)
     for error in outputs.errors.values():
@@ -108,9 +109,9 @@ def evaluate(
 
 
 def _items(source: Source, dataset: Dataset, split: str, seed: int) -> tuple[Indices, tuple[str, ...]]:
+    if split == ALL:  # as a whole it need not be large enough to be divided
+        return np.flatnonzero([item.split is None or item.split in SPLITS for item in source.items]), source.notes
     divided = divide(source, dataset, seed)
-    if split == ALL:
-        return np.sort(np.concatenate([divided.whole.indices[name] for name in SPLITS])), source.notes
     if split not in divided.used.indices:
         known = ", ".join([*divided.used.indices, ALL])
         raise ConfigError("--split", f"the dataset has no split {split}", f"choose one of {known}")

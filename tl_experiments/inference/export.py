@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tl_experiments.config.datasets import Dataset
 from tl_experiments.config.typed import typed
+from tl_experiments.data.location import located
 from tl_experiments.data.sources import divide, open_source
 from tl_experiments.errors import UserError, first_line
 from tl_experiments.inference.description import FILES, description
@@ -159,7 +160,7 @@ def _compare(outputs: Tensor, expected: Tensor) -> dict[str, Any]:
 def _images(record: RunRecord, model: LoadedModel) -> tuple[Tensor, str | None]:
     """Test images of the run, ``(n, channels, size, size)``; where these cannot be had, noise and a note."""
     try:
-        dataset = typed(_WithDataset, {"dataset": record.config["dataset"]}).dataset
+        dataset = typed(_WithDataset, {"dataset": located(record.config, record.data)["dataset"]}).dataset
         source = open_source(dataset)
         items = divide(source, dataset, record.seed).used.indices["test"]
         chosen = np.unique(np.linspace(0, len(items) - 1, CHECKED_IMAGES).round().astype(int))

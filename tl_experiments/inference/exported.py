@@ -11,6 +11,7 @@ import torch
 
 from tl_experiments.backbones.locate import file_sha256
 from tl_experiments.backbones.timm_backbone import InputSpec
+from tl_experiments.data.decode import MAX_PIXELS
 from tl_experiments.errors import WeightsError, first_line
 from tl_experiments.inference.description import FILES, FORMAT_VERSION
 from tl_experiments.inference.folders import EXPORT_FILE
@@ -45,7 +46,8 @@ def load_exported(folder: Path, device: torch.device) -> LoadedModel:
     if not path.is_file() or file_sha256(path) != files[usable[0]]["sha256"]:
         raise WeightsError(str(path), f"not the file that {EXPORT_FILE} describes (sha256)", "export it again")
     logits = onnx_logits(path) if usable[0] == "onnx" else on_device(whole_model(about, path.read_bytes()), device)
-    return LoadedModel(tuple(about["classes"]), InputSpec.stored(about["input"]), logits)
+    max_pixels = about.get("max_pixels", MAX_PIXELS)  # exports of older versions do not say
+    return LoadedModel(tuple(about["classes"]), InputSpec.stored(about["input"]), logits, max_pixels=max_pixels)
 
 
 def whole_model(about: Mapping[str, Any], data: bytes) -> TransferModel:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tl_experiments.data.csv_file import column_place, read_table
 from tl_experiments.data.image_folder import EXTENSIONS
-from tl_experiments.errors import DataError, first_line
+from tl_experiments.errors import ConfigError, DataError
 
 PATH_COLUMN = "path"
+TABLES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -27,24 +28,35 @@ class Input:
     path: Path
 
 
-def list_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:
+def list_inputs(paths: Sequence[Path], root: Path | None = None, path_column: str | None = None) -> tuple[Input, ...]:
     """The images of all ``paths``, in their order.
 
-    A folder is searched with the folders in it, sorted as text, without anything hidden. A csv file has a column
-    ``path``, relative to the folder of the csv file; a row whose file is missing is an input like any other. Any other
-    file is an image, whatever its name.
+    A folder is searched with the folders in it, sorted as text, without anything hidden. A table, csv or tsv, is read
+    as those that one trains on; a row whose file is missing is an input like any other. Any other file is an image,
+    whatever its name.
+
+    Args:
+        paths: Folders, tables and images.
+        root: Folder that the paths in tables are relative to; None is each table's own.
+        path_column: Of the tables; None is ``path``.
 
     Raises:
-        DataError: A path does not exist, a folder holds no image, or a csv file has no such column or no row.
+        DataError: A path does not exist, a folder holds no image, or a table has no such column or no row.
+        ConfigError: ``root`` is no folder, or it or ``path_column`` is given without a table.
     """
+    for option, value in (("--root", root), ("--path-column", path_column)):
+        if value is not None and not any(_is_table(path) for path in paths):
+            raise ConfigError(option, "no table among the inputs", "leave it out, or give a csv or tsv file")
+    if root is not None and not root.is_dir():
+        raise ConfigError("--root", f"no folder {root}", "give the folder that the paths in the table are relative to")
     found: list[Input] = []
     for path in paths:
         if path.is_dir():
             found += _of_folder(path)
         elif not path.exists():
-            raise DataError(str(path), "no such file or folder", "give an image, a folder of images or a csv file")
-        elif path.suffix.lower() == ".csv":
-            found += _of_csv(path)
+            raise DataError(str(path), "no such file or folder", "give an image, a folder of images or a table")
+        elif _is_table(path):
+            found += _of_table(path, root or path.parent, path_column or PATH_COLUMN)
         else:
             found.append(Input(str(path), path))
     return tuple(found)
@@ -74,18 +86,15 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
             yield folder / name
 
 
-def _of_csv(path: Path) -> list[Input]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream)
-            columns = rows.fieldnames or ()
-            names = [row[PATH_COLUMN] for row in rows] if PATH_COLUMN in columns else None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(str(path), f"cannot be read ({first_line(error)})", "store it as csv in UTF-8") from None
-    if names is None:
-        seen = ", ".join(columns[:10]) or "an empty file"
-        raise DataError(str(path), f"no column {PATH_COLUMN} ({seen})", f"name the column of the files {PATH_COLUMN}")
-    if not names:
-        raise DataError(str(path), "no row below its header", "list one file a row")
-    # a short row has no cell: then the csv's own folder is what cannot be decoded
-    return [Input(name or "", path.parent / (name or "")) for name in names]
+def _is_table(path: Path) -> bool:
+    return path.suffix.lower() in TABLES and not path.is_dir()
+
+
+def _of_table(table: Path, root: Path, column: str) -> list[Input]:
+    header, rows = read_table(table, "PATH")
+    place = column_place(table, "--path-column", column, header)
+    if not rows:
+        raise DataError(str(table), "no row below its header", "list one file a row")
+    # a short row has no cell: then the root itself is what cannot be decoded
+    names = [cells[place] if place < len(cells) else "" for _, cells in rows]
+    return [Input(name, root / name) for name in names]

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from tl_experiments.backbones.timm_backbone import InputSpec
-from tl_experiments.data.decode import load_image, to_grey, to_rgb, to_rgba
+from tl_experiments.data.decode import MAX_PIXELS, load_image, to_grey, to_rgb, to_rgba
 from tl_experiments.data.items import Picture
 from tl_experiments.data.transforms import Geometry, eval_transform
 from tl_experiments.errors import DataError
@@ -31,12 +31,14 @@ class LoadedModel:
         preprocessing: What its images go through; mean and std are applied inside ``logits``.
         logits: uint8 images ``(n, channels, image_size, image_size)`` on the CPU -> float32 ``(n, n_classes)``, there.
         notes: What a reader of its predictions should know, in whole sentences.
+        max_pixels: Of the largest file that is decoded, ``dataset.max_pixels`` of the run.
     """
 
     classes: tuple[str, ...]
     preprocessing: InputSpec
     logits: Callable[[Tensor], Tensor]
     notes: tuple[str, ...] = ()
+    max_pixels: int = MAX_PIXELS
 
     def read(self, path: Path) -> Picture:
         """Decode a file with the channels of the model.
@@ -44,7 +46,7 @@ class LoadedModel:
         Raises:
             DataError: It cannot be decoded, or has other channels.
         """
-        return load_image(path, self.preprocessing.channels)
+        return load_image(path, self.preprocessing.channels, self.max_pixels)
 
     def prepare(self, picture: Picture) -> Tensor:
         """Resize and crop as in training: uint8 ``(channels, image_size, image_size)``.

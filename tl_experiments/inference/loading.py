@@ -45,7 +45,8 @@ def load_model(folder: Path | str, device: str = "auto", weights: Path | str | N
     model = restore(folder, facts, base)
     precision, head_in_float, notes = _as_tested(record, where)
     logits = on_device(model, where, precision, head_in_float)
-    return LoadedModel(tuple(facts["classes"]), InputSpec.stored(facts["input"]), logits, notes)
+    max_pixels = record.config["dataset"]["max_pixels"]
+    return LoadedModel(tuple(facts["classes"]), InputSpec.stored(facts["input"]), logits, notes, max_pixels)
 
 
 def restore(folder: Path, facts: Mapping[str, Any], weights: Path | None) -> TransferModel:

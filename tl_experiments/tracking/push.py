@@ -47,8 +47,9 @@ def push(folder: Path, tracker: Tracker, only: Collection[str] | None, force: bo
             tracker.update(run)
     runs = [run for run in Reader(folder).changed(over=False) if only is None or run.id in only]
     gone = False
-    for start in range(0, len(runs), _AT_ONCE):
-        batch = runs[start : start + _AT_ONCE]
+    at_once = max(1, len(runs)) if tracker.whole else _AT_ONCE  # one run's tables are those of all
+    for start in range(0, len(runs), at_once):
+        batch = runs[start : start + at_once]
         if gone:
             yield from (_pushed(run, "failed", "not tried after the failures above") for run in batch)
             continue

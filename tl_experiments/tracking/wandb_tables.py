@@ -9,6 +9,7 @@ from typing import Any
 import wandb
 from PIL import Image
 
+from tl_experiments.data.location import located
 from tl_experiments.metrics.stored import PREDICTIONS_FILE
 from tl_experiments.records import RECORD_FILE
 from tl_experiments.tracking.entries import short, split_key, summary
@@ -52,7 +53,8 @@ def views(run: Run, images: int, pictures: Pictures) -> dict[str, Any]:
         )
         if images and split != "val":
             chosen = chosen_predictions(predictions, images)
-            shown = pictures(run.facts["config"], chosen.items)
+            data = {} if run.record is None else run.record.data
+            shown = pictures(located(run.facts["config"], data), chosen.items)
             found[f"predictions/{key}"] = _with_images(chosen.table, [_image(shown.get(item)) for item in chosen.items])
     return found
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.data.location import location
 from tl_experiments.records import START_FILE, RunRecord, write_atomically
 from tl_experiments.safe_text import redacted
 from tl_experiments.training.build import Parts
@@ -85,6 +86,7 @@ def make_record(
             "labels_spent": spec.sizes["train"] + spec.sizes["val"],
             "notes": list(spec.notes),
             "skipped": [{"item": item, "reason": reason} for item, reason in spec.skipped.items()],
+            "location": location(cfg.dataset),
         },
         metrics={split: dict(values) for split, values in trained.metrics.items()},
         best_step=history.best_step,
