@@ -64,7 +64,7 @@ def section() -> str:
         [
             row["dataset"],
             row["head"],
-            row["settings"],
+            "" if row["head"] == "logistic" else row["settings"],  # which has no rate
             f"{float(row['test_accuracy']):.3f}{_interval(row, 'test_accuracy')}",
         ]
         for row in rows_of("probe_224.csv")
@@ -102,7 +102,9 @@ def _margin(row: Row, key: str) -> str:
 
 
 def _interval(row: Row, key: str) -> str:
-    return f" [{float(row[f'{key}_low']):.3f}, {float(row[f'{key}_high']):.3f}]" if row[f"{key}_low"] else ""
+    if not row[f"{key}_low"]:
+        return ""
+    return f" [{max(0.0, float(row[f'{key}_low'])):.3f}, {min(1.0, float(row[f'{key}_high'])):.3f}]"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -94,3 +94,12 @@ def test_met_is_what_the_figures_of_a_benchmark_say():
             better = (row["value"] - (row["target"] or 0)) * (1 if row["sense"] == ">=" else -1) >= 0
             assert row["met"] is (None if row["target"] is None else better), (path.name, row["what"])
             assert row["low"] <= row["value"] <= row["high"]
+
+
+def test_the_tables_of_few_labels_are_those_of_the_files():
+    spec = importlib.util.spec_from_file_location("few_labels", ROOT / "scripts" / "few_labels.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = (ROOT / "docs" / "results.md").read_text()
+    assert script.BEGIN in page
+    assert script.with_section(page, script.section()) == page
