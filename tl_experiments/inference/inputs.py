@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tl_experiments.data.image_folder import EXTENSIONS
+from tl_experiments.data.endings import ENDINGS, ending, passed_over
 from tl_experiments.errors import DataError, first_line
+from tl_experiments.safe_text import plain
 
 PATH_COLUMN = "path"
 
@@ -30,9 +32,9 @@ class Input:
 def list_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:
     """The images of all ``paths``, in their order.
 
-    A folder is searched with the folders in it, sorted as text, without anything hidden. A csv file has a column
-    ``path``, relative to the folder of the csv file; a row whose file is missing is an input like any other. Any other
-    file is an image, whatever its name.
+    A folder is searched with the folders in it, sorted as text, without anything hidden; how many of its files do not
+    end as images do is said. A csv file has a column ``path``, relative to the folder of the csv file; a row whose file
+    is missing is an input like any other. Any other file is an image, whatever its name.
 
     Raises:
         DataError: A path does not exist, a folder holds no image, or a csv file has no such column or no row.
@@ -51,10 +53,14 @@ def list_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:
 
 
 def _of_folder(folder: Path) -> list[Input]:
-    found = [Input(str(path), path) for path in _walk(folder, frozenset())]
+    files = list(_walk(folder, frozenset()))
+    found = [Input(str(path), path) for path in files if ending(path.name) in ENDINGS]
+    others = passed_over(path.name for path in files)
     if not found:
-        kinds = ", ".join(sorted(EXTENSIONS))
-        raise DataError(str(folder), f"no image in it or below it ({kinds})", "give another folder")
+        what = f"no image in it or below it ({', '.join(sorted(ENDINGS))})" + (f"; {others}" if others else "")
+        raise DataError(str(folder), what, "give another folder, or name such files one by one")
+    if others:
+        sys.stderr.write(plain(f"note: {folder}: {others}: the ending is no image's") + "\n")
     return found
 
 
@@ -70,7 +76,7 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     for name, is_folder in visible:
         if is_folder:
             yield from _walk(folder / name, above | {real})
-        elif Path(name).suffix.lower() in EXTENSIONS:
+        else:
             yield folder / name
 
 
