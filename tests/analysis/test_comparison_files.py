@@ -1,4 +1,6 @@
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -190,7 +192,13 @@ def test_errors_say_what_was_got_expected_and_how_to_go_on(tmp_path, make_sweep)
     folder = write_sweep(tmp_path / "all_failed", make_sweep({"full": 0.9}, seeds=[0]), states={"job000": "oom"})
     with pytest.raises(UserError, match=r"0 of 1 jobs finished, expected a record\.json"):
         compare(folder)
-    with pytest.raises(UserError, match=r"-> give one of the sweeps in it, all_failed"):
+    with pytest.raises(UserError, match=r"in a job's folder -> run the sweep"):
+        compare(tmp_path)
+    for age, name in enumerate(("new", "b c", "a", "oldest")):
+        write_sweep(tmp_path / name, make_sweep({"full": 0.9}, seeds=[0]))
+        os.utime(tmp_path / name / "job000/record.json", (1e9 - age, 1e9 - age))
+    paths = f"{tmp_path}/new or '{tmp_path}/b c' or {tmp_path}/a"
+    with pytest.raises(UserError, match=rf"-> give a sweep in it, such as {re.escape(paths)}$"):
         compare(tmp_path)
     assert not (tmp_path / "comparison").exists()
 

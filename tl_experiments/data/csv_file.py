@@ -143,6 +143,10 @@ def _cells(table: Path) -> list[tuple[int, list[str]]]:
     except OSError as error:
         raise DataError(_KEY, f"{table} cannot be read ({error.strerror})", "correct the path") from error
     except UnicodeDecodeError as error:
+        if _is_binary(error.object):
+            what = f"{table} is a binary file, expected a table of text: csv or tsv"
+            fix = "dataset=npz reads it" if table.suffix.lower() == ".npz" else "give the table that lists the images"
+            raise DataError(_KEY, what, fix) from error
         row = table.read_bytes()[: error.start].count(b"\n") + 1
         what = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
         raise DataError(f"{table} row {row}", what, "save the table as UTF-8") from error
@@ -151,6 +155,11 @@ def _cells(table: Path) -> list[tuple[int, list[str]]]:
     if not lines:
         raise DataError(str(table), "empty, expected a row with the names of the columns", "add path,label and rows")
     return lines
+
+
+def _is_binary(data: bytes) -> bool:
+    """Whether no encoding of text explains a NUL near the start; UTF-16 begins with its mark."""
+    return b"\0" in data[:4096] and not data.startswith((b"\xff\xfe", b"\xfe\xff"))
 
 
 def _column(table: Path, option: str, name: str, header: Sequence[str]) -> int:
