@@ -112,13 +112,15 @@ def test_what_changed_is_compared_anew(sweep, change):
     assert (sweep / "comparison/table.md").is_file()
 
 
-def test_several_sweeps_are_one_comparison_in_the_first(tmp_path, make_sweep):
+def test_several_sweeps_are_one_comparison_in_a_folder_of_their_own(tmp_path, make_sweep):
     one = write_sweep(tmp_path / "one", make_sweep({"full": 0.95}))
     two = write_sweep(tmp_path / "two", make_sweep({"from_scratch": 0.9}, sd=0.011))
     comparison = compare(one, two)
     assert [row.arm.freeze_strategy for row in comparison.rows] == ["full", "from_scratch"]
     assert "transfer helps" in comparison.verdicts[0].sentence
-    assert (one / "comparison").is_dir()
+    (written,) = (tmp_path / "comparisons").iterdir()
+    assert (written / "table.csv").is_file()
+    assert not (one / "comparison").exists()
     assert not (two / "comparison").exists()
 
 

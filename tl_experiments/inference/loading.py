@@ -45,8 +45,8 @@ def load_model(folder: Path | str, device: str = "auto", weights: Path | str | N
         from tl_experiments.analysis.winner import winner
 
         found = winner(folder)
-        model = load_model(found.folder, device, weights)
-        return replace(model, notes=(f"Of {folder}, {found.folder.name}: {found.reason}.", *model.notes))
+        loaded = load_model(found.folder, device, weights)
+        return replace(loaded, notes=(f"Of {folder}, {found.folder.name}: {found.reason}.", *loaded.notes))
     base = None if weights is None else Path(weights)
     record, facts = check_run(folder, base)
     model = restore(folder, facts, base)
