@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "training": _BASE
     | {"config", "strategies", "cache", "data", "backbones", "heads", "objectives", "features", "probes", "metrics"},
     "inference": _BASE
-    | {"config", "strategies", "cache", "data", "backbones", "heads", "features", "training", "metrics"},
+    | {"config", "strategies", "cache", "data", "backbones", "heads", "features", "training", "metrics", "analysis"},
     "sweeps": _BASE | {"config", "strategies", "cache", "training"},
     "analysis": {"errors", "types", "records", "safe_text", "metrics"},
     "report": {"errors", "types", "records", "safe_text", "metrics", "analysis"},

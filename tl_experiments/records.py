@@ -21,6 +21,7 @@ from tl_experiments.safe_text import redacted
 SCHEMA_VERSION = 1
 RECORD_FILE = "record.json"
 START_FILE = "start.json"  # what is known when a run begins; trackers follow it, and metrics.jsonl, and the record
+SWEEP_FILE = "sweep.json"  # in the folder of a sweep, which holds a folder a job
 METRICS_FILE = "metrics.jsonl"
 STACKS_FOLDER = "stacks"  # of a sweep: resume points of runs that are trained in one computation
 
@@ -266,6 +267,7 @@ class RunRecord:
             sequences = {key: tuple(content[key]) for key in ("classes", "phases", "notes")}
             return cls(**{**content, **sequences})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                str(path), f"no readable record ({error})", "run the job again, or remove its folder"
-            ) from None
+            fix = "run the job again, or remove its folder"
+            if (folder / SWEEP_FILE).is_file():
+                fix = f"it is the folder of a sweep: give one of its jobs, {folder}/<job>"
+            raise UserError(str(path), f"no readable record ({error})", fix) from None

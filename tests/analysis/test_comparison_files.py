@@ -1,4 +1,6 @@
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -140,13 +142,15 @@ def test_white_space_and_order_are_no_change(sweep, monkeypatch):
     assert compare(sweep) == first
 
 
-def test_several_sweeps_are_one_comparison_in_the_first(tmp_path, make_sweep):
+def test_several_sweeps_are_one_comparison_in_a_folder_of_their_own(tmp_path, make_sweep):
     one = write_sweep(tmp_path / "one", make_sweep({"full": 0.95}))
     two = write_sweep(tmp_path / "two", make_sweep({"from_scratch": 0.9}, sd=0.011))
     comparison = compare(one, two)
     assert [row.arm.freeze_strategy for row in comparison.rows] == ["full", "from_scratch"]
     assert "transfer helps" in comparison.verdicts[0].sentence
-    assert (one / "comparison").is_dir()
+    (written,) = (tmp_path / "comparisons").iterdir()
+    assert (written / "table.csv").is_file()
+    assert not (one / "comparison").exists()
     assert not (two / "comparison").exists()
 
 
@@ -220,7 +224,13 @@ def test_errors_say_what_was_got_expected_and_how_to_go_on(tmp_path, make_sweep)
     folder = write_sweep(tmp_path / "all_failed", make_sweep({"full": 0.9}, seeds=[0]), states={"job000": "oom"})
     with pytest.raises(UserError, match=r"0 of 1 jobs finished, expected a record\.json"):
         compare(folder)
-    with pytest.raises(UserError, match=r"-> give one of the sweeps in it, all_failed"):
+    with pytest.raises(UserError, match=r"in a job's folder -> run the sweep"):
+        compare(tmp_path)
+    for age, name in enumerate(("new", "b c", "a", "oldest")):
+        write_sweep(tmp_path / name, make_sweep({"full": 0.9}, seeds=[0]))
+        os.utime(tmp_path / name / "job000/record.json", (1e9 - age, 1e9 - age))
+    paths = f"{tmp_path}/new or '{tmp_path}/b c' or {tmp_path}/a"
+    with pytest.raises(UserError, match=rf"-> give a sweep in it, such as {re.escape(paths)}$"):
         compare(tmp_path)
     assert not (tmp_path / "comparison").exists()
 

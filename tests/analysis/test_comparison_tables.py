@@ -8,6 +8,7 @@ from rich.console import Console
 
 from tl_experiments import safe_text
 from tl_experiments.analysis import wording
+from tl_experiments.analysis.columns import compact_columns, explanation
 from tl_experiments.analysis.comparison import compare_records
 from tl_experiments.analysis.statistics import Estimate
 from tl_experiments.analysis.tables import csv_text, markdown_text, table_csv, table_markdown
@@ -216,3 +217,32 @@ def test_an_interval_of_a_share_stays_within_0_and_1():
     assert wording.interval(near_one, of_share=True) == "[0.965, 1.000]"
     assert wording.with_margin(near_one) == "0.990 ±0.025"
     assert wording.with_margin(Estimate(n=1, mean=0.9, sd=None, low=None, high=None)) == "0.900"
+
+
+def test_further_test_sets_stand_on_the_terminal(make_record):
+    metrics = {name: {"accuracy": value, "macro_f1": value, "nll": 0.3} for name, value in
+               (("val", 0.9), ("test", 0.9), ("test/sketch", 0.421))}  # fmt: skip
+    records = [make_record("full", seed, metrics=metrics) for seed in range(3)]
+    columns = {column.title: column for column in compact_columns(compare_records(records).rows)}
+    assert columns["sketch"].cell(compare_records(records).rows[0]) == "0.421"
+    assert columns["sketch"].optional  # a narrow terminal names it as what stands in table.md
+
+
+def test_datasets_with_and_without_folds_are_explained_apart(make_record):
+    plain = [make_record(name, seed) for name in ("full", "from_scratch") for seed in range(3)]
+    folds = [
+        make_record(
+            name,
+            seed,
+            arm={"dataset": "birds, 3 folds"},
+            fingerprint=f"f{fold}",
+            settings={"dataset.folds": 3, "dataset.fold": fold},
+        )
+        for name in ("full", "from_scratch")
+        for seed in range(3)
+        for fold in range(3)
+    ]
+    only, both = (" ".join(explanation(compare_records(records).rows)) for records in (plain, plain + folds))
+    assert "splits" not in only.replace("by seed and split", "")
+    assert "over seeds, and over splits, widened" in both
+    assert "paired t-test over seeds, and corrected resampled t-test for datasets that ran on several splits" in both

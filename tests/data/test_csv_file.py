@@ -176,6 +176,10 @@ def test_files_that_are_no_tables(write: Write, tmp_path: Path) -> None:
     table = write("a/0.png,x")
     table.write_bytes(b"path,label\na/0.png,x\na/1.png,caf\xe9\n")
     assert f"{table} row 3: byte 0xe9 is not UTF-8 -> save the table as UTF-8" in refusal(table)
+    table.write_bytes(b"PK\x03\x04\x00\x00\xbd")
+    assert "is a binary file, expected a table of text: csv or tsv -> give the table" in refusal(table)
+    np.savez(tmp_path / "x.npz", x=np.arange(200))
+    assert "x.npz is a binary file, expected a table of text: csv or tsv -> dataset=npz" in refusal(tmp_path / "x.npz")
     table.write_bytes(b"")
     assert "empty, expected a row with the names" in refusal(table)
 

@@ -172,3 +172,9 @@ def test_names_must_be_told_apart(names: tuple[str, ...], main: Path, folder_cfg
 )
 def test_names_become_fit_for_files_and_keys(name: str, slug: str, main: Path, folder_cfg: FolderCfg) -> None:
     assert folder_cfg(main, tests={name: "/x"}).test_sets == {slug: "/x"}
+
+
+def test_a_test_set_in_an_npz_file_is_refused_by_its_kind(tmp_path: Path, main: Path, folder_cfg: FolderCfg) -> None:
+    np.savez(tmp_path / "x.npz", x=np.arange(200))
+    with pytest.raises(DataError, match=r"^dataset\.tests\.x: \S+x\.npz is an npz file, expected a folder .* or a csv"):
+        open_source(folder_cfg(main, tests={"x": str(tmp_path / "x.npz")}))

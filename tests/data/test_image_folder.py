@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tl_experiments.data.image_folder import EXTENSIONS, LAYOUT, open_image_folder
+from tl_experiments.data.decode import _FORMATS
+from tl_experiments.data.endings import ENDINGS
+from tl_experiments.data.image_folder import LAYOUT, open_image_folder
 from tl_experiments.errors import DataError
 
 MakeFolder = Callable[[Mapping[str, int]], Path]
@@ -63,11 +65,26 @@ def test_hidden_and_other_files_are_ignored_and_extensions_are_not_case_sensitiv
     root = make_folder({"a": 1, "b": 1, ".thumbnails": 1, "a/.cache": 1})
     for name in ("labels.txt", ".DS_Store", "a/notes.csv", "a/._0.png", "a/noextension"):
         (root / name).write_text("x")
-    for extension in EXTENSIONS:
+    for extension in ENDINGS:
         shutil.copy(root / "b/0.png", root / f"b/copy{extension.upper()}")
     source = open_image_folder(str(root), allow_empty=False)
     assert [item.id for item in source.items if item.label == 0] == ["a/0.png"]
-    assert sum(item.label == 1 for item in source.items) == 1 + len(EXTENSIONS)
+    assert sum(item.label == 1 for item in source.items) == 1 + len(ENDINGS)
+
+
+def test_files_that_are_passed_over_are_counted_by_ending_but_for_texts_and_tables(make_folder: MakeFolder) -> None:
+    root = make_folder({"train/a": 1, "train/b": 1})
+    before = open_image_folder(str(root), allow_empty=False)
+    for name in ("a/1.heic", "b/2.HEIC", "b/noending", "a/notes.txt", "a/.hidden.raw", "b/labels.csv"):
+        (root / "train" / name).write_text("x")
+    source = open_image_folder(str(root), allow_empty=False)
+    assert source.notes == ("3 files passed over (2 .heic, 1 without ending): the ending is no image's.",)
+    assert (before.notes, source.fingerprint) == ((), before.fingerprint)
+
+
+def test_an_ending_of_every_format_that_is_decoded_is_taken() -> None:
+    Image.init()
+    assert {one for one, name in Image.EXTENSION.items() if name in _FORMATS} <= ENDINGS
 
 
 def test_root_expands_home_and_variables(make_folder: MakeFolder, monkeypatch: pytest.MonkeyPatch) -> None:

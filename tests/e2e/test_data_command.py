@@ -111,6 +111,11 @@ def test_findings_end_with_1_and_stand_complete_in_the_file(tl: Tl, photos: Path
         ),
         (["chek"], "error: tl data chek: no such action -> did you mean check?"),
         (["preview", "--views", "0"], "error: --views: got 0 -> give 1 to 32"),
+        (["preview", "--out", "x.txt"], "error: --out: x.txt, expected a name that ends in .png -> --out x.png"),
+        (
+            ["check", "/a photo"],
+            "error: /a photo: a path, expected options as for tl train -> dataset=image_folder dataset.root='/a photo'",
+        ),
         (["check", "--jsn", "x"], "error: tl data check: unrecognized arguments: --jsn -> see tl data check --help"),
     ],
 )

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from tl_experiments import load_model, load_run
 from tl_experiments.cli import main
+from tl_experiments.commands import exporting
 from tl_experiments.data.sources import divide, open_source
 from tl_experiments.errors import ConfigError, WeightsError
 from tl_experiments.inference import export as export_module
@@ -277,3 +278,10 @@ def test_a_run_on_real_weights(shared_data, tmp_path, tiny):
     about = json.loads((tmp_path / "run" / "export" / "model.json").read_text())
     assert about["weights"]["licence"] == "unknown: see where the weights come from"
     assert len(about["weights"]["sha256"]) == 64
+
+
+def test_how_several_formats_are_given_is_said(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"got 'onnx,safetensors', .*; several with blanks: --format safetensors onnx"
+    ):
+        exporting.main([str(tmp_path), "--format", "onnx,safetensors"])

@@ -19,8 +19,10 @@ from torch.nn import functional
 from torchvision import transforms
 
 from tl_experiments import load_model, run
+from tl_experiments.analysis.winner import winner
 from tl_experiments.errors import ConfigError, DataError, UserError, WeightsError
 from tl_experiments.metrics.stored import read_predictions
+from tl_experiments.records import RunRecord
 
 
 @pytest.mark.parametrize(("name", "interpolation"), [("ridge", "bilinear"), ("vit", "bicubic"), ("mlp", "bicubic")])
@@ -65,6 +67,8 @@ def test_paths_pictures_and_arrays_are_one(finished, pictures):
     assert np.array_equal(model.predict_proba(images), by_path)
     assert np.array_equal(model.predict_proba([np.asarray(image) for image in images]), by_path)
     assert np.array_equal(model.predict_proba([image.convert("RGBA") for image in images]), by_path)
+    for alone in (paths[0], str(paths[0]), images[0], np.asarray(images[0])):
+        assert model.predict(alone) == model.predict([paths[0]])
     assert model.predict_proba([]).shape == (0, 10)
     with pytest.raises(DataError, match=r"float32 \(4, 4\), expected uint8 \(height, width, channels\)"):
         model.predict([np.zeros((4, 4), np.float32)])
@@ -217,6 +221,24 @@ def test_a_run_that_kept_no_weights(tiny, tmp_path):
     run(tiny("trainer.checkpoint=none"), tmp_path / "run")
     with pytest.raises(WeightsError, match=r"the run kept no weights \(trainer.checkpoint=none\) -> run its job again"):
         load_model(tmp_path / "run", "cpu")
+
+
+def test_of_a_sweep_the_run_that_val_chose_is_loaded(finished, pictures, tmp_path):
+    (tmp_path / "sweep").mkdir()
+    for name in ("linear", "knn"):
+        shutil.copytree(finished(name), tmp_path / "sweep" / name)
+    entry = {"overrides": [], "state": "ok", "cause": None, "log": None, "seconds": 1.0}
+    jobs = [{"id": name, **entry} for name in ("linear", "knn")]
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({"plan": {}, "jobs": jobs}))
+    chosen = winner(tmp_path / "sweep").folder
+    paths = pictures(3)
+    expected = load_model(chosen, "cpu").predict_proba(paths)
+    model = load_model(tmp_path / "sweep", "cpu")
+    assert np.array_equal(model.predict_proba(paths), expected)
+    assert model.notes[0].startswith(f"Of {tmp_path / 'sweep'}, {chosen.name}: ")
+    with pytest.raises(UserError, match="it is the folder of a sweep: give one of its jobs") as error:
+        RunRecord.read(tmp_path / "sweep")
+    assert "remove" not in str(error.value)
 
 
 def test_other_folders_and_devices(tmp_path, finished):

@@ -204,6 +204,14 @@ def test_inputs_that_cannot_be(tmp_path, content, message):
         list_inputs([path])
 
 
+def test_files_of_a_folder_that_are_no_images_are_counted(tmp_path, capsys):
+    for name in ("a.heic", "b.HEIC", "c.pgm", "d.csv"):
+        (tmp_path / name).touch()
+    (only,) = list_inputs([tmp_path])
+    assert only.path.name == "c.pgm"
+    assert capsys.readouterr().err == f"note: {tmp_path}: 2 files passed over (2 .heic): the ending is no image's\n"
+
+
 HOSTILE = [
     "=cmd|' /C calc'!A0.png",
     "@x.png",

@@ -42,7 +42,7 @@ class Page(HTMLParser):
             self.metas[given.get("http-equiv") or given.get("name") or "charset"] = given.get("content", "")
         if tag == "tr":
             self.cells.append([])
-        if tag not in ("meta", "link", "img", "input", "br"):
+        if tag not in ("meta", "link", "img", "input", "br", "wbr"):
             self._open.append((tag, given, []))
 
     def handle_startendtag(self, tag, attrs):

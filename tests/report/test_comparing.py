@@ -6,16 +6,18 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from tl_experiments.analysis import compare
 from tl_experiments.commands.comparing import main
-from tl_experiments.errors import ConfigError
+from tl_experiments.errors import ConfigError, UserError
 
 
 @pytest.fixture
@@ -147,3 +149,37 @@ def test_every_figure_as_png_and_svg(sweep, capsys):
     (folder / "of-an-earlier-comparison.png").write_bytes(b"")
     main([str(sweep), "--figures"])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def content(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_several_sweeps_leave_the_comparison_of_each_alone(make_sweep, capsys):
+    first, second = make_sweep(arms=("full",)), make_sweep(arms=("from_scratch",))
+    main([str(first)])
+    before, own = content(first), compare(first)
+    capsys.readouterr()
+    assert main([str(first), str(second), "--figures"]) == 0
+    page = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("report: "))
+    assert (page.parent.parent, page.name) == (first.parent / "comparisons", "report.html")
+    assert re.fullmatch(rf"{first.name}-{second.name}-[0-9a-f]{{8}}", page.parent.name)
+    assert {"table.csv", "report.html", "figures"} <= {path.name for path in page.parent.iterdir()}
+    assert content(first) == before
+    assert not (second / "comparison").exists()
+    assert compare(first) == own
+    both = content(page.parent)
+    main([str(second), str(first) + "/", str(second)])  # the same set
+    assert content(first.parent / "comparisons") == both
+
+
+def test_an_output_is_where_all_is_written(sweep, tmp_path, capsys):
+    assert main([str(sweep), "--output", str(tmp_path / "paper"), "--figures"]) == 0
+    assert f"report: {tmp_path / 'paper' / 'report.html'}" in capsys.readouterr().out
+    assert {"table.csv", "comparison.json", "figures"} <= {path.name for path in (tmp_path / "paper").iterdir()}
+    assert not (sweep / "comparison").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="a file, expected a folder"):
+        main([str(sweep), "--output", str(tmp_path / "file")])
+    with pytest.raises(UserError, match=r"compare: got a list, expected paths -> compare\(\*folders\)"):
+        compare([sweep])

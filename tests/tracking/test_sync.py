@@ -23,6 +23,7 @@ from tl_experiments.tracking.push import push
 from tl_experiments.tracking.tables import confusion
 
 KEY = "canary" + "0" * 34
+WHY = " (not finished, or never begun)"
 NAME = "resnet18 last_n_blocks(n=2) lr 0.001 seed 0"
 
 
@@ -57,14 +58,22 @@ def test_a_second_call_enters_nothing(sweep, sync):
         return [(len(board.Scalars("val_accuracy")), len(board.Tags()["images"])) for board in boards]
 
     total = f"tensorboard: {sweep.folder}"
-    new = [f"tensorboard: new: {NAME} (a)", f"tensorboard: new: {NAME} (b)", f"{total}: 2 new, 1 left out"]
+    new = [f"tensorboard: new: {NAME} (a)", f"tensorboard: new: {NAME} (b)", f"{total}: 2 new, 1 left out{WHY}"]
     assert sync("tracker=tensorboard") == (0, new)
     assert points() == [(3, 2), (1, 0)]
     code, lines = sync("tracker=tensorboard")
-    assert (code, lines[-1]) == (0, f"{total}: 2 already there, 1 left out")
+    assert (code, lines[-1]) == (0, f"{total}: 2 already there, 1 left out{WHY}")
     assert points() == [(3, 2), (1, 0)]
     assert sync("--force", "tracker=tensorboard", folder=sweep.folder / "a") == (0, [new[0], f"{total}: 1 new"])
     assert points() == [(3, 2), (1, 0)]  # anew, not twice
+
+
+def test_settings_that_val_did_not_choose_are_told_from_unfinished_runs(sweep, sync):
+    sweep.whole("a", {"test": predicted()})
+    sweep.state("b", "unchosen", "val chose another setting with seed 0")
+    sweep.begin("c")
+    not_chosen = "1 not chosen (settings that val did not choose with tuning_seed: no runs)"
+    assert sync("tracker=csv")[1][-1] == f"csv: {sweep.folder}: 1 new, 1 left out{WHY}, {not_chosen}"
 
 
 def test_mlflow_holds_each_run_once(sweep):
@@ -176,7 +185,7 @@ def test_what_a_line_can_have_wrong(sweep, tmp_path):
         ([str(sweep.folder), "tracker.wandb.image=3"], ConfigError, "did you mean tracker.wandb.images?"),
         (["tracker=csv"], ConfigError, "no folder given"),
         ([str(tmp_path / "none")], UserError, "no such folder"),
-        ([str(sweep.folder.parent)], UserError, "no run in it -> give one of the sweeps in it, sweep"),
+        ([str(sweep.folder.parent)], UserError, f"no run in it -> give a sweep in it, such as {sweep.folder}"),
     ]:
         with pytest.raises(error) as caught:
             main(arguments)

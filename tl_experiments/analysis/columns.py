@@ -56,6 +56,7 @@ def compact_columns(rows: Sequence[Row]) -> list[Column]:
         *_label_columns(rows),
         Column("val", lambda row: share(row.val_accuracy)),
         Column("test", lambda row: with_margin(row.test_accuracy)),
+        *(Column(name, _metric(f"test/{name}", "accuracy"), optional=4) for name in further_tests(rows)),
         Column("gain", lambda row: "" if row.transfer_gain is None else with_margin(row.transfer_gain, sign=True)),
         Column("p", _p_value),
         Column("trained", lambda row: count(row.trained_parameters), optional=2),
@@ -100,8 +101,15 @@ def caption(rows: Sequence[Row]) -> str:
 
 def explanation(rows: Sequence[Row]) -> tuple[str, ...]:
     """How to read the columns, a line each."""
-    resampled = any(row.splits > 1 for row in rows)
-    over = "over splits, widened since their training sets overlap" if resampled else "over seeds"
+    widened = "over splits, widened since their training sets overlap"
+    over, test = {
+        (False,): ("over seeds", f"{SEEDS_TEST} over seeds"),
+        (True,): (widened, f"{SPLITS_TEST} over splits"),
+        (False, True): (
+            f"over seeds, and {widened}, for datasets that ran on several",
+            f"{SEEDS_TEST} over seeds, and {SPLITS_TEST} for datasets that ran on several splits,",
+        ),
+    }[tuple(sorted({row.splits > 1 for row in rows}))]
     parts = [
         "val: accuracy; chose the trial of each arm and the order",
         f"test: accuracy with its 95% t interval {over}",
@@ -114,7 +122,6 @@ def explanation(rows: Sequence[Row]) -> tuple[str, ...]:
             "nothing of how another would differ"
         )
     if any(row.p_value is not None for row in rows):
-        test = f"{SPLITS_TEST} over splits" if resampled else f"{SEEDS_TEST} over seeds"
         parts.append(f"p: of the first arm against this one: {test} on test accuracy, two-sided, Holm")
     if any(row.unequal for row in rows):
         parts.append("*: another budget than most arms had")

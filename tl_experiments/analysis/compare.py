@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
     from tl_experiments.analysis.runs import FinishedRun
 
 COMPARISON_FOLDER = "comparison"
+COMPARISONS_FOLDER = "comparisons"  # of several sweeps together
 COMPARISON_FILE = "comparison.json"
+_NAME_LENGTH = 60
 TABLES = ("table.csv", "table.md", "table.tex", "contrasts.csv", "datasets.csv", "per_class.csv")
 
 
@@ -36,26 +40,28 @@ class Evidence:
     costs: tuple[Mapping[str, Any], ...]
 
 
-def compare(*folders: Path | str) -> Comparison:
-    """Compare the finished jobs of one or several sweeps and write ``comparison/`` into the first folder.
+def compare(*folders: Path | str, output: Path | str | None = None) -> Comparison:
+    """Compare the finished jobs of one or several sweeps and write their comparison; see ``comparison_folder``.
 
     Where nothing changed since the last time, the stored comparison is read back and no statistic is computed.
 
     Args:
         folders: Folders of sweeps, or of single jobs.
+        output: Folder to write to; None takes the usual one.
 
     Raises:
         UserError: A folder holds no record, its ``sweep.json`` is damaged, or a metric of a record is not what the
             stored predictions give.
     """
-    return _compared(*_found(folders))
+    return _compared(*_found(folders, output))
 
 
-def evidence(*folders: Path | str) -> Evidence:
+def evidence(*folders: Path | str, output: Path | str | None = None) -> Evidence:
     """``compare``, and the runs behind it; their predictions and curves are read when they are asked for.
 
     Args:
         folders: As of ``compare``.
+        output: As of ``compare``.
 
     Raises:
         UserError: As of ``compare``.
@@ -63,18 +69,47 @@ def evidence(*folders: Path | str) -> Evidence:
     from tl_experiments.analysis.comparison import chosen_runs
     from tl_experiments.analysis.runs import load
 
-    found, target = _found(folders)
+    found, target = _found(folders, output)
     comparison = _compared(found, target)
     runs, _ = load(found)
     return Evidence(comparison, chosen_runs(runs), found.costs)
 
 
-def _found(folders: tuple[Path | str, ...]) -> tuple[Found, Path]:
+def comparison_folder(folders: Sequence[Path | str], output: Path | str | None = None) -> Path:
+    """Where a comparison is written: ``output``, or ``comparison/`` in the one folder.
+
+    Several have ``comparisons/<names>-<hash of the set>`` beside the first, so that each keeps its own.
+
+    Raises:
+        UserError: There is no folder, or it is no path.
+    """
+    paths = _distinct(folders)
+    if output is not None:
+        return Path(output)
+    if len(paths) == 1:
+        return paths[0] / COMPARISON_FOLDER
+    resolved = [path.resolve() for path in paths]
+    names = re.sub(r"[^\w.=-]+", "_", "-".join(path.name for path in resolved))[:_NAME_LENGTH]
+    digest = hashlib.sha256("\0".join(sorted(map(str, resolved))).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    parent = paths[0].parent if paths[0].name not in ("", "..") else resolved[0].parent
+    return parent / COMPARISONS_FOLDER / f"{names}-{digest}"
+
+
+def _distinct(folders: Sequence[Path | str]) -> list[Path]:
+    """Twice the same folder is once: its runs must not count as more evidence."""
     if not folders:
         raise UserError("compare", "0 folders, expected 1 or more", "give the folder of a sweep, outputs/<name>")
-    # Twice the same folder is once: its runs must not count as more evidence.
-    paths = list(dict.fromkeys(Path(folder) for folder in folders))
-    return find(paths), paths[0] / COMPARISON_FOLDER
+    for folder in folders:
+        if not isinstance(folder, (str, Path)):
+            raise UserError("compare", f"got a {type(folder).__name__}, expected paths", "compare(*folders)")
+    return list({Path(folder).resolve(): Path(folder) for folder in reversed(folders)}.values())[::-1]
+
+
+def _found(folders: tuple[Path | str, ...], output: Path | str | None) -> tuple[Found, Path]:
+    target = comparison_folder(folders, output)
+    if target.exists() and not target.is_dir():
+        raise UserError(str(target), "a file, expected a folder", "give another folder")
+    return find(_distinct(folders)), target
 
 
 def _compared(found: Found, target: Path) -> Comparison:
@@ -92,7 +127,9 @@ def _compute(found: Found, target: Path) -> Comparison:
 
     runs, lost = load(found)
     if lost and not runs and all(job["state"] == "debug" for job in lost):
-        raise UserError(str(target.parent), "only debug runs, whose numbers are no result", "run without debug=")
+        raise UserError(
+            str(next(iter(found.records)).parent), "only debug runs, whose numbers are no result", "run without debug="
+        )
     verified = verify([run for run in runs if not not_finite(run.record)])
     records = [run.record for run in runs]
     comparison = compare_records(records, lost, hits=verified.hits, unverified=verified.unverified)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tl_experiments.analysis.results import COMPARISON_VERSION
 from tl_experiments.errors import UserError
-from tl_experiments.records import RECORD_FILE, SCHEMA_VERSION
+from tl_experiments.records import RECORD_FILE, SCHEMA_VERSION, SWEEP_FILE
 
-SWEEP_FILE = "sweep.json"
+_SUGGESTED = 3
 PREDICTIONS_FILE = "predictions.parquet"  # metrics.stored has it too, beside numpy: a stored comparison needs no numpy
 _JOB_KEYS = frozenset({"id", "overrides", "state", "cause", "log", "seconds"})
 
@@ -115,10 +117,21 @@ def _stat(path: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
+def with_runs(folder: Path) -> str:
+    """The newest folders in ``folder`` that hold finished runs, up to three, as one pastes them; else empty."""
+    newest: dict[Path, float] = {}
+    for record in folder.glob(f"*/*/{RECORD_FILE}"):
+        with suppress(OSError):
+            sweep = record.parents[1]
+            newest[sweep] = max(newest.get(sweep, 0.0), record.stat().st_mtime)
+    ranked = sorted(newest, key=lambda sweep: (-newest[sweep], sweep))
+    return " or ".join(shlex.quote(str(sweep)) for sweep in ranked[:_SUGGESTED])
+
+
 def _no_record(folder: Path, entries: Sequence[Mapping[str, Any]] | None) -> UserError:
     if not folder.is_dir():
         return UserError(str(folder), "no such folder", "give the folder of a sweep, outputs/<name>")
     got = "no finished job" if entries is None else f"0 of {len(entries)} jobs finished"
-    sweeps = sorted(path.parent.name for path in folder.glob(f"*/{SWEEP_FILE}"))
-    fix = f"give one of the sweeps in it, {sweeps[0]}" if sweeps else "run the sweep, or give another folder"
+    sweeps = with_runs(folder)
+    fix = f"give a sweep in it, such as {sweeps}" if sweeps else "run the sweep, or give another folder"
     return UserError(str(folder), f"{got}, expected a {RECORD_FILE} in it or in a job's folder", fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,6 +69,8 @@ def _preview(arguments: Sequence[str]) -> int:
     for name in ("images", "views"):
         if not 1 <= getattr(given, name) <= _MOST:
             raise UserError(f"--{name}", f"got {getattr(given, name)}", f"give 1 to {_MOST}")
+    if given.out.suffix.lower() != ".png":
+        raise UserError("--out", f"{given.out}, expected a name that ends in .png", f"--out {given.out.stem}.png")
     config = _config(given.overrides)
     from tl_experiments.records import write_atomically
     from tl_experiments.training.preview import preview
@@ -81,6 +84,10 @@ _MOST = 32
 
 
 def _config(overrides: Sequence[str]) -> TrainConfig:
+    for text in overrides:
+        if "=" not in text and (Path(text).exists() or "/" in text):
+            kind = "dataset=image_folder dataset.root" if not Path(text).is_file() else "dataset=csv dataset.path"
+            raise UserError(text, "a path, expected options as for tl train", f"{kind}={shlex.quote(text)}")
     from tl_experiments.config.compose import compose
     from tl_experiments.sweeps.worker import start_logging
 

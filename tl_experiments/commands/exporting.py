@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +24,20 @@ Before a file is called done its outputs are compared with the model's on test i
 """
 
 
+_FORMATS = ("safetensors", "torch_export", "onnx")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Export and say what was compared."""
     parser = Parser("tl export", _ABOUT)
     parser.add_argument("model", metavar="RUN", type=Path, help="folder of a run or of a sweep")
     parser.add_argument(
-        "--format", dest="formats", nargs="+", choices=("safetensors", "torch_export", "onnx"), help="default: all"
+        "--format",
+        dest="formats",
+        nargs="+",
+        type=_format,
+        metavar="FORMAT",
+        help=f"{', '.join(_FORMATS)}; default: all",
     )
     parser.add_argument("--seed", type=int, help="of a sweep: the run of this seed, not the best one on val")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="what the run started from, if it was moved")
@@ -51,3 +60,10 @@ def main(arguments: Sequence[str]) -> int:
     for name, reason in exported.failed.items():
         sys.stderr.write(plain(f"error: {name}: not written: {reason} -> use another format") + "\n")
     return SOME_FAILED if exported.failed else OK
+
+
+def _format(text: str) -> str:
+    if text not in _FORMATS:
+        what = f"got {text!r}, expected {', '.join(_FORMATS)}; several with blanks: --format safetensors onnx"
+        raise argparse.ArgumentTypeError(what)
+    return text

@@ -11,9 +11,8 @@ from typing import Any
 
 from tl_experiments.commands.arguments import Parser
 from tl_experiments.errors import OK, SOME_FAILED, ConfigError, TrackingError, UserError
-from tl_experiments.records import RECORD_FILE, START_FILE
+from tl_experiments.records import RECORD_FILE, START_FILE, SWEEP_FILE
 from tl_experiments.safe_text import REDACTED
-from tl_experiments.tracking.runs import SWEEP_FILE
 
 _ABOUT = """\
 enter finished runs in trackers, from their records: also those that were made without one, or without a network
@@ -26,7 +25,11 @@ enter finished runs in trackers, from their records: also those that were made w
 
 A second call finds everything there. The exit code is 1 if something could not be entered.
 """
-_OUTCOMES = ("new", "completed", "already there", "written offline", "failed", "left out")
+_OUTCOMES = ("new", "completed", "already there", "written offline", "failed", "left out", "not chosen")
+_LEFT_OUT = {
+    "left out": " (not finished, or never begun)",
+    "not chosen": " (settings that val did not choose with tuning_seed: no runs)",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -60,7 +63,7 @@ def _push(folder: Path, name: str, options: Mapping[str, Any], only: set[str] | 
         for one in pushing(folder, name, options, only, force):
             if isinstance(one, Pushed):
                 counts[one.outcome] += 1
-                if one.outcome != "left out":
+                if one.outcome not in _LEFT_OUT:
                     why = f": {one.why}" if one.why else ""
                     _say(f"{name}: {one.outcome}: {one.name} ({one.run}){why}")
             else:
@@ -68,8 +71,8 @@ def _push(folder: Path, name: str, options: Mapping[str, Any], only: set[str] | 
     except TrackingError as error:
         sys.stderr.write(f"error: {error}\n")
         ended = False
-    total = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if counts[outcome]) or "nothing to enter"
-    _say(f"{name}: {folder}: {total}")
+    totals = [f"{counts[one]} {one}{_LEFT_OUT.get(one, '')}" for one in _OUTCOMES if counts[one]]
+    _say(f"{name}: {folder}: {', '.join(totals) or 'nothing to enter'}")
     offline = counts["written offline"] > 0 and options.get("mode") != "offline"
     return not ended or offline or counts["failed"] > 0
 
@@ -90,8 +93,10 @@ def _sweeps(folders: Sequence[str]) -> dict[Path, set[str] | None]:
             if only is not None:
                 only.add(folder.name)
         else:
-            sweeps = sorted(path.parent.name for path in folder.glob(f"*/{SWEEP_FILE}"))
-            fix = f"give one of the sweeps in it, {sweeps[0]}" if sweeps else "give the folder of a sweep"
+            from tl_experiments.analysis.folders import with_runs
+
+            sweeps = with_runs(folder)
+            fix = f"give a sweep in it, such as {sweeps}" if sweeps else "give the folder of a sweep"
             raise UserError(text, "no run in it", fix)
     if not found:
         raise ConfigError("tl sync", "no folder given", "give the folder of a sweep, outputs/<name>")

@@ -151,6 +151,10 @@ def read_table(table: Path, argument: str = _KEY) -> tuple[list[str], list[tuple
     except OSError as error:
         raise DataError(argument, f"{table} cannot be read ({error.strerror})", "correct the path") from error
     except UnicodeDecodeError as error:
+        if _is_binary(error.object):
+            what = f"{table} is a binary file, expected a table of text: csv or tsv"
+            fix = "dataset=npz reads it" if table.suffix.lower() == ".npz" else "give the table that lists the images"
+            raise DataError(argument, what, fix) from error
         row = table.read_bytes()[: error.start].count(b"\n") + 1
         what = f"byte 0x{error.object[error.start]:02x} is not UTF-8"
         raise DataError(f"{table} row {row}", what, "save the table as UTF-8") from error
@@ -161,6 +165,11 @@ def read_table(table: Path, argument: str = _KEY) -> tuple[list[str], list[tuple
         raise DataError(str(table), what, "add that row, and one for each image")
     (_, names), *rows = lines
     return [name.strip() for name in names], rows
+
+
+def _is_binary(data: bytes) -> bool:
+    """Whether no encoding of text explains a NUL near the start; UTF-16 begins with its mark."""
+    return b"\0" in data[:4096] and not data.startswith((b"\xff\xfe", b"\xfe\xff"))
 
 
 def column_place(table: Path, option: str, name: str, header: Sequence[str]) -> int:

@@ -79,6 +79,9 @@ def open_test_set(
         DataError: The folder or file is missing, empty or laid out otherwise.
     """
     key, root = f"dataset.tests.{name}", Path(os.path.expandvars(path)).expanduser()
+    if root.suffix.lower() == ".npz" and root.is_file():
+        what = f"{root} is an npz file, expected a folder of images or a csv file"
+        raise DataError(key, what, f"write its images into a folder a class, {LAYOUT}")
     if root.is_file():
         try:
             table = open_csv(

@@ -7,15 +7,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from tl_experiments.data.checking import Files
-from tl_experiments.data.decode import ARRAY, MAX_PIXELS
+from tl_experiments.data.decode import MAX_PIXELS
+from tl_experiments.data.endings import ENDINGS, ending, passed_over
 from tl_experiments.data.items import SPLITS, Item, Source, Split
 from tl_experiments.errors import DataError
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ARRAY})
 LAYOUT = "root/train|val|test/<class>/<image> or root/<class>/<image>"
 _KEY = "dataset.root"
 
-_Folders = dict[tuple[Split | None, str], list[str]]  # (split, class) -> names of its images
+_Folders = dict[tuple[Split | None, str], list[str]]  # (split, class) -> names of its files
 
 
 def open_image_folder(
@@ -29,8 +29,9 @@ def open_image_folder(
     """Read ``root/train|val|test/<class>/<image>`` or ``root/<class>/<image>``.
 
     The splits' folders must have exactly these names, and images stand directly in their class's folder: what lies
-    elsewhere is an error, so that no image goes missing without a word. Files of other types and everything hidden
-    (with a leading dot) are ignored. The classes are those of train, sorted as text.
+    elsewhere is an error, so that no image goes missing without a word. Files with the ending of no image are passed
+    over, with a note unless they are texts or tables; everything hidden (with a leading dot) is ignored. The classes
+    are those of train, sorted as text.
 
     Args:
         root: The folder; ``~`` and environment variables are expanded.
@@ -45,12 +46,15 @@ def open_image_folder(
             empty; val or test has a class that train has not; there are too few classes; a file cannot be read.
     """
     folder = Path(os.path.expandvars(root)).expanduser()
-    found = _scan(folder)
+    files_of = _scan(folder)
+    found = {key: [name for name in files if ending(name) in ENDINGS] for key, files in files_of.items()}
     empty = ["/".join(filter(None, key)) for key, files in found.items() if not files]
     if empty and not allow_empty:
         what = f"{len(empty)} class folders without an image ({_some(empty)})"
         raise DataError(_KEY, what, "fill or remove them, or dataset.allow_empty=true to leave them out")
-    notes = (f"Left out for want of images: {_some(empty)}.",) if empty else ()
+    notes: tuple[str, ...] = (f"Left out for want of images: {_some(empty)}.",) if empty else ()
+    if others := passed_over(name for files in files_of.values() for name in files):
+        notes += (f"{others}: the ending is no image's.",)
     filled = {key: files for key, files in found.items() if files}
     classes = _classes(filled, min_classes)
     label = {name: number for number, name in enumerate(classes)}
@@ -82,8 +86,8 @@ def _scan(root: Path) -> _Folders:
 
 
 def _class_folders(folder: Path) -> Mapping[str, list[str]]:
-    names, images = _list(folder)
-    if images:
+    names, files = _list(folder)
+    if images := [name for name in files if ending(name) in ENDINGS]:
         what = f"{folder} has {len(images)} images outside a class folder ({_some(images)}), expected {LAYOUT}"
         raise DataError(_KEY, what, "put each image into a folder named after its class")
     if not names:
@@ -97,15 +101,14 @@ def _class_folders(folder: Path) -> Mapping[str, list[str]]:
 
 
 def _list(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the visible folders and of the images in ``folder``, each sorted as text."""
+    """Names of the visible folders and files in ``folder``, each sorted as text."""
     try:
         with os.scandir(folder) as entries:
             visible = sorted((entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise DataError(_KEY, f"{folder} cannot be read ({error.strerror})", "check its permissions") from error
-    # a dangling link is listed as an image, so that reading it fails instead of passing it over
-    images = [name for name, is_dir in visible if not is_dir and Path(name).suffix.lower() in EXTENSIONS]
-    return [name for name, is_dir in visible if is_dir], images
+    # a dangling link is listed as a file, so that reading it fails instead of passing it over
+    return [name for name, is_dir in visible if is_dir], [name for name, is_dir in visible if not is_dir]
 
 
 def _classes(filled: _Folders, min_classes: int) -> tuple[str, ...]:

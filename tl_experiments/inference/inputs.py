@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tl_experiments.data.csv_file import column_place, read_table
-from tl_experiments.data.image_folder import EXTENSIONS
+from tl_experiments.data.endings import ENDINGS, ending, passed_over
 from tl_experiments.errors import ConfigError, DataError
+from tl_experiments.safe_text import plain
 
 PATH_COLUMN = "path"
 TABLES = (".csv", ".tsv")
@@ -31,9 +33,9 @@ class Input:
 def list_inputs(paths: Sequence[Path], root: Path | None = None, path_column: str | None = None) -> tuple[Input, ...]:
     """The images of all ``paths``, in their order.
 
-    A folder is searched with the folders in it, sorted as text, without anything hidden. A table, csv or tsv, is read
-    as those that one trains on; a row whose file is missing is an input like any other. Any other file is an image,
-    whatever its name.
+    A folder is searched with the folders in it, sorted as text, without anything hidden; how many of its files do not
+    end as images do is said. A table, csv or tsv, is read as those that one trains on; a row whose file is missing is
+    an input like any other. Any other file is an image, whatever its name.
 
     Args:
         paths: Folders, tables and images.
@@ -63,10 +65,14 @@ def list_inputs(paths: Sequence[Path], root: Path | None = None, path_column: st
 
 
 def _of_folder(folder: Path) -> list[Input]:
-    found = [Input(str(path), path) for path in _walk(folder, frozenset())]
+    files = list(_walk(folder, frozenset()))
+    found = [Input(str(path), path) for path in files if ending(path.name) in ENDINGS]
+    others = passed_over(path.name for path in files)
     if not found:
-        kinds = ", ".join(sorted(EXTENSIONS))
-        raise DataError(str(folder), f"no image in it or below it ({kinds})", "give another folder")
+        what = f"no image in it or below it ({', '.join(sorted(ENDINGS))})" + (f"; {others}" if others else "")
+        raise DataError(str(folder), what, "give another folder, or name such files one by one")
+    if others:
+        sys.stderr.write(plain(f"note: {folder}: {others}: the ending is no image's") + "\n")
     return found
 
 
@@ -82,7 +88,7 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     for name, is_folder in visible:
         if is_folder:
             yield from _walk(folder / name, above | {real})
-        elif Path(name).suffix.lower() in EXTENSIONS:
+        else:
             yield folder / name
 
 

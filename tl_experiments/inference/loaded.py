@@ -66,20 +66,23 @@ class LoadedModel:
         probabilities: NDArray[np.float64] = self.logits(images).double().softmax(1).numpy()
         return probabilities
 
-    def predict_proba(self, images: Sequence[Loadable]) -> NDArray[np.float64]:
+    def predict_proba(self, images: Sequence[Loadable] | Loadable) -> NDArray[np.float64]:
         """The probability of each class, ``(n, n_classes)``.
 
         Args:
             images: Paths, PIL images of any mode, or uint8 arrays ``(height, width, channels)``; computed as one batch.
+                One alone is a batch of one.
 
         Raises:
             DataError: One cannot be decoded, or has other channels than the model takes.
         """
+        if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3):
+            images = [images]
         if not len(images):
             return np.empty((0, len(self.classes)))
         return self.probabilities(torch.stack([self.prepare(self._picture(image)) for image in images]))
 
-    def predict(self, images: Sequence[Loadable]) -> list[str]:
+    def predict(self, images: Sequence[Loadable] | Loadable) -> list[str]:
         """The name of each image's most probable class; see ``predict_proba``."""
         return [self.classes[label] for label in self.predict_proba(images).argmax(1)]
 

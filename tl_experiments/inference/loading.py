@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from tl_experiments.backbones.timm_backbone import InputSpec
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.config.typed import typed
 from tl_experiments.errors import ConfigError, WeightsError
-from tl_experiments.inference.folders import check_run, is_export, with_weights_option
+from tl_experiments.inference.folders import check_run, is_export, is_run, with_weights_option
 from tl_experiments.inference.loaded import LoadedModel
-from tl_experiments.records import RunRecord
+from tl_experiments.records import SWEEP_FILE, RunRecord
 from tl_experiments.training.checkpoint import load_run
 from tl_experiments.training.environment import autocast
 from tl_experiments.training.groups import why_alone
@@ -25,10 +26,10 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def load_model(folder: Path | str, device: str = "auto", weights: Path | str | None = None) -> LoadedModel:
-    """The model of a finished run, or what ``tl export`` made of it.
+    """The model of a finished run, of the run of a sweep that val chose, or what ``tl export`` made of one.
 
     Args:
-        folder: Of the run, or of the export.
+        folder: Of the run, of the sweep, or of the export.
         device: ``cpu``, ``cuda``, or ``auto``: a GPU where there is one. An ONNX file runs on the CPU.
         weights: The file that the run started from, where it is elsewhere now.
 
@@ -40,6 +41,12 @@ def load_model(folder: Path | str, device: str = "auto", weights: Path | str | N
         from tl_experiments.inference.exported import load_exported
 
         return load_exported(folder, where)
+    if not is_run(folder) and (folder / SWEEP_FILE).is_file():
+        from tl_experiments.analysis.winner import winner
+
+        found = winner(folder)
+        loaded = load_model(found.folder, device, weights)
+        return replace(loaded, notes=(f"Of {folder}, {found.folder.name}: {found.reason}.", *loaded.notes))
     base = None if weights is None else Path(weights)
     record, facts = check_run(folder, base)
     model = restore(folder, facts, base)

@@ -59,7 +59,7 @@ def reliability(detail: Detail, style: Style, suffix: str = "") -> Figure:
         name=f"calibration{suffix}",
         title="Calibration",
         about=f"Accuracy of images by their confidence; on the dotted line both agree, below it the model is too sure. "
-        f"Columns: share of images. Expected calibration error {share(found.error)}.",
+        f"Columns: share of images. Expected calibration error of the pooled runs {share(found.error)}.",
         x=Axis("confidence", 0.0, 1.0, ticks),
         y=Axis("accuracy", 0.0, 1.0, ticks),
         marks=tuple(marks),

@@ -84,7 +84,7 @@ def _arms(comparison: Comparison, styles: Mapping[Arm, Style]) -> dict[str, Any]
     shown = columns(comparison.rows)
     return {
         "caption": caption(comparison.rows),
-        "explanation": explanation(comparison.rows),
+        "explanation": (*explanation(comparison.rows), "other metrics, such as the calibration error: mean over runs"),
         "columns": shown,
         "strategy_column": [column.title for column in shown].index("freeze_strategy"),
         "rows": [
@@ -232,7 +232,7 @@ def _arm(each: ArmDetail, group: Group, album: _Album) -> dict[str, Any]:
         "key": key(style),
         "name": group.names[each.row.arm],
         "summary": f"test accuracy {share(each.row.test_accuracy.mean)}, "
-        f"calibration error {share(detail.calibration.error)}",
+        f"calibration error of the pooled runs {share(detail.calibration.error)}",
         "block": _block("", each.figures),
         "pairs": pair_rows(detail),
         "by_class": table,

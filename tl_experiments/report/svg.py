@@ -12,6 +12,7 @@ from tl_experiments.report.styles import Style
 
 _TOP, _BOTTOM, _LEFT, _RIGHT = 10, 38, 48, 14
 _LABEL_CHARACTERS = 38  # of a row's name above its mark, beside a value of some 20
+_CHARACTER = 6.3  # pixels, a little more than most are wide
 _CELL_LABEL_CHARACTERS = 12
 _DASHES = ("", "7 3", "2 3", "9 3 2 3", "4 2", "12 4")
 _MARKERS = (
@@ -87,7 +88,10 @@ def _row_names(figure: Figure, box: _Box) -> Iterator[Markup]:
             yield _text(box.left - 6, box.y(value) + 4, short(text, _CELL_LABEL_CHARACTERS), "tick", "end", tip=text)
             continue
         line = box.y(value) - row / 2 + 13
-        yield _text(box.left, line, short(text, _LABEL_CHARACTERS), "name", tip=text)
+        shown = short(text, _LABEL_CHARACTERS)
+        under = Markup('<rect class="under" x="{}" y="{}" width="{}" height="12"/>')  # no axis runs through the name
+        yield under.format(_n(box.left), _n(line - 10), _n(_CHARACTER * len(shown)))
+        yield _text(box.left, line, shown, "name", tip=text)
         if figure.values:
             yield _text(box.right, line, figure.values[number], "value", "end")
     for value, text in figure.x.ticks if figure.x.names else ():

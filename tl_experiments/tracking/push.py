@@ -11,7 +11,8 @@ from tl_experiments.tracking.entries import run_name
 from tl_experiments.tracking.follow import Tracker, reason
 from tl_experiments.tracking.runs import Reader, Run
 
-Outcome = Literal["new", "completed", "already there", "written offline", "failed", "left out"]
+Outcome = Literal["new", "completed", "already there", "written offline", "failed", "left out", "not chosen"]
+_NOTHING_TO_ENTER = ("left out", "not chosen")
 _AT_ONCE = 8  # runs under way; a tracker may wait for a server
 _FAILURES = 3  # and nothing but failures: the server is gone, and the others are not tried
 
@@ -23,7 +24,8 @@ class Pushed:
     Args:
         run: Its job id.
         name: For people; empty where training never began.
-        outcome: ``left out`` is a run that is not finished, or never began.
+        outcome: ``left out`` is a run that is not finished, or never began; ``not chosen`` a job that was not run
+            because val chose another setting with the tuning seed.
         why: Of a failure.
     """
 
@@ -55,7 +57,7 @@ def push(folder: Path, tracker: Tracker, only: Collection[str] | None, force: bo
             continue
         results = _enter(batch, tracker, force)
         yield from results
-        tried = [one.outcome for one in results if one.outcome not in ("already there", "left out")]
+        tried = [one.outcome for one in results if one.outcome not in ("already there", *_NOTHING_TO_ENTER)]
         gone = len(tried) >= _FAILURES and set(tried) == {"failed"}
 
 
@@ -83,7 +85,7 @@ def _enter(runs: Sequence[Run], tracker: Tracker, force: bool) -> list[Pushed]:
 def _begin(run: Run, tracker: Tracker, force: bool) -> Pushed:
     """What will have become of a run, if it arrives."""
     if not run.ended or not run.facts:
-        return _pushed(run, "left out")
+        return _pushed(run, "not chosen" if run.state == "unchosen" else "left out")
     try:
         there = tracker.holds(run)
         if there.completes(run) and not force:

@@ -10,9 +10,8 @@ from typing import Any
 
 from tl_experiments.errors import UserError
 from tl_experiments.metrics.stored import Predictions, read_curve, read_predictions
-from tl_experiments.records import METRICS_FILE, RECORD_FILE, START_FILE, RunRecord
+from tl_experiments.records import METRICS_FILE, RECORD_FILE, START_FILE, SWEEP_FILE, RunRecord
 
-SWEEP_FILE = "sweep.json"
 _GOING_ON = ("pending", "running")
 
 
