@@ -14,13 +14,14 @@ import tl_experiments
 
 PACKAGE = Path(tl_experiments.__file__).parent
 
-_BASE = {"errors", "types", "records", "seeds", "safe_text", "interrupt", "network"}
+_BASE = {"errors", "types", "records", "seeds", "safe_text", "interrupt", "network", "user_paths"}
 MAY_IMPORT = {
     "errors": set(),
     "interrupt": {"errors"},
     "types": set(),
     "seeds": set(),
     "network": set(),
+    "user_paths": set(),
     "safe_text": set(),
     "records": {"errors", "safe_text"},
     "strategies": _BASE,

@@ -13,6 +13,7 @@ from typing import Any
 
 from tl_experiments.errors import WeightsError
 from tl_experiments.records import RECORD_FILE
+from tl_experiments.user_paths import expanded
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -47,7 +48,7 @@ def locate(weights: str) -> Path | None:
     """
     if weights in ("pretrained", "random"):
         return None
-    path = Path(os.path.expandvars(weights)).expanduser()
+    path = expanded(weights)
     if path.is_dir():
         found = [
             file for file in (path / CHECKPOINT_FILE, *sorted(path.glob(f"*/{CHECKPOINT_FILE}"))) if file.is_file()

@@ -15,6 +15,7 @@ from tl_experiments.data.decode import MAX_PIXELS
 from tl_experiments.data.items import SPLITS, Item, Source
 from tl_experiments.data.labels import SPLIT_WORDS, absent, check_classes, class_names, is_integer, listed, positions
 from tl_experiments.errors import DataError
+from tl_experiments.user_paths import expanded
 
 _KEY = "dataset.path"
 _DELIMITERS = (",", "\t", ";", "|")
@@ -79,8 +80,8 @@ def open_csv(
         DataError: The table cannot be read or lacks a column; rows, told by number, have a missing or unknown label,
             split or file, or name a file twice; there are fewer than two classes.
     """
-    table = Path(os.path.expandvars(path)).expanduser()
-    folder = table.parent if root is None else Path(os.path.expandvars(root)).expanduser()
+    table = expanded(path)
+    folder = table.parent if root is None else expanded(root)
     rows = _rows(table, columns)
     _refuse(table, _incomplete(rows, columns, classes or ()))
     split = "test" if test_set else "train"

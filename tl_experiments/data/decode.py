@@ -17,7 +17,6 @@ from PIL import Image, UnidentifiedImageError
 from tl_experiments.data.items import Picture
 from tl_experiments.errors import DataError
 
-ARRAY = ".npy"
 ARRAY_FORMAT = "NPY"
 MAX_PIXELS = 100_000_000  # where no dataset says how large an image may be
 _ARRAY_MAGIC = b"\x93NUMPY"

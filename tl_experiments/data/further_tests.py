@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
@@ -15,7 +14,9 @@ from tl_experiments.data.csv_file import open_csv
 from tl_experiments.data.decode import MAX_PIXELS
 from tl_experiments.data.image_folder import open_image_folder
 from tl_experiments.data.items import SPLITS, Checked, Item, Picture, Source
+from tl_experiments.data.labels import listed
 from tl_experiments.errors import DataError
+from tl_experiments.user_paths import expanded
 
 LAYOUT = "root/<class>/<image> or root/test/<class>/<image>"
 
@@ -38,7 +39,7 @@ def with_tests(source: Source, tests: Mapping[str, Source]) -> Source:
     items, notes, every = list(source.items), list(source.notes), [source, *tests.values()]
     for name, test in tests.items():
         if strangers := [one for one in test.classes if one not in label]:
-            what = f"{_some(strangers)} among its classes, expected only {_some(source.classes)}"
+            what = f"{listed(strangers)} among its classes, expected only {listed(source.classes)}"
             raise DataError(f"dataset.tests.{name}", what, "name its classes as the dataset does, or move them away")
         split = f"test/{name}"
         items += [Item(f"{name}:{item.id}", label[test.classes[item.label]], split) for item in test.items]
@@ -78,7 +79,7 @@ def open_test_set(
     Raises:
         DataError: The folder or file is missing, empty or laid out otherwise.
     """
-    key, root = f"dataset.tests.{name}", Path(os.path.expandvars(path)).expanduser()
+    key, root = f"dataset.tests.{name}", expanded(path)
     if root.suffix.lower() == ".npz" and root.is_file():
         what = f"{root} is an npz file, expected a folder of images or a csv file"
         raise DataError(key, what, f"write its images into a folder a class, {LAYOUT}")
@@ -92,7 +93,7 @@ def open_test_set(
         return replace(table, notes=())  # those are about training
     given = [split for split in SPLITS if (root / split).is_dir()]
     if given and "test" not in given:
-        what = f"{root} has {_some(given)} and no test, expected {LAYOUT}"
+        what = f"{root} has {listed(given)} and no test, expected {LAYOUT}"
         raise DataError(key, what, f"name the folder of the classes, for example {root / given[-1]}")
     folder = root / "test" if given else root
     try:
@@ -113,8 +114,3 @@ def _contents(sources: Sequence[Source]) -> Iterator[str | bytes]:
 
 def _check(sources: Sequence[Source]) -> list[Checked]:
     return [one for source in sources for one in (source.check or partial(check_loaded, source))()]
-
-
-def _some(names: Collection[str], limit: int = 5) -> str:
-    listed = ", ".join(list(names)[:limit])
-    return f"{listed}, ... ({len(names)} in all)" if len(names) > limit else listed

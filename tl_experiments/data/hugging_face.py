@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from tl_experiments.data.items import SPLITS, Checked, Item, Picture, Source, Sp
 from tl_experiments.data.labels import SPLIT_WORDS, absent, check_classes, class_names, listed
 from tl_experiments.errors import DataError, first_line
 from tl_experiments.network import REQUEST_S, answer
+from tl_experiments.user_paths import expanded
 
 _KEY = "dataset.repo"
 
@@ -51,7 +51,7 @@ def open_hugging_face(repo: str, reading: Reading, max_pixels: int = MAX_PIXELS,
             there or not those of one class an image.
     """
     library = _import_datasets()
-    folder = Path(os.path.expandvars(repo)).expanduser()
+    folder = expanded(repo)
     if folder.is_dir():
         data, about = _from_folder(library, folder, reading), []
         files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if _is_data(folder, path))

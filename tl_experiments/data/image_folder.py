@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tl_experiments.data.checking import Files
 from tl_experiments.data.decode import MAX_PIXELS
 from tl_experiments.data.endings import ENDINGS, ending, passed_over
 from tl_experiments.data.items import SPLITS, Item, Source, Split
+from tl_experiments.data.labels import listed
 from tl_experiments.errors import DataError
+from tl_experiments.user_paths import expanded
 
 LAYOUT = "root/train|val|test/<class>/<image> or root/<class>/<image>"
 _KEY = "dataset.root"
@@ -45,14 +47,14 @@ def open_image_folder(
         DataError: The root is missing, a file, empty or laid out otherwise; there is no train split; a class folder is
             empty; val or test has a class that train has not; there are too few classes; a file cannot be read.
     """
-    folder = Path(os.path.expandvars(root)).expanduser()
+    folder = expanded(root)
     files_of = _scan(folder)
     found = {key: [name for name in files if ending(name) in ENDINGS] for key, files in files_of.items()}
     empty = ["/".join(filter(None, key)) for key, files in found.items() if not files]
     if empty and not allow_empty:
-        what = f"{len(empty)} class folders without an image ({_some(empty)})"
+        what = f"{len(empty)} class folders without an image ({listed(empty)})"
         raise DataError(_KEY, what, "fill or remove them, or dataset.allow_empty=true to leave them out")
-    notes: tuple[str, ...] = (f"Left out for want of images: {_some(empty)}.",) if empty else ()
+    notes: tuple[str, ...] = (f"Left out for want of images: {listed(empty)}.",) if empty else ()
     if others := passed_over(name for files in files_of.values() for name in files):
         notes += (f"{others}: the ending is no image's.",)
     filled = {key: files for key, files in found.items() if files}
@@ -77,10 +79,10 @@ def _scan(root: Path) -> _Folders:
     if not splits:
         return {(None, name): files for name, files in _class_folders(root).items()}
     if strangers := sorted(set(folders).difference(SPLITS)):
-        what = f"{root} has {_some(strangers)} beside {_some(splits)}, expected only train, val and test"
+        what = f"{root} has {listed(strangers)} beside {listed(splits)}, expected only train, val and test"
         raise DataError(_KEY, what, "rename it (validation and valid are val), or move it away")
     if "train" not in splits:
-        what = f"{root} has {_some(splits)} and no train, expected {LAYOUT}"
+        what = f"{root} has {listed(splits)} and no train, expected {LAYOUT}"
         raise DataError(_KEY, what, "add a train folder: the classes are read from it")
     return {(split, name): files for split in splits for name, files in _class_folders(root / split).items()}
 
@@ -88,14 +90,14 @@ def _scan(root: Path) -> _Folders:
 def _class_folders(folder: Path) -> Mapping[str, list[str]]:
     names, files = _list(folder)
     if images := [name for name in files if ending(name) in ENDINGS]:
-        what = f"{folder} has {len(images)} images outside a class folder ({_some(images)}), expected {LAYOUT}"
+        what = f"{folder} has {len(images)} images outside a class folder ({listed(images)}), expected {LAYOUT}"
         raise DataError(_KEY, what, "put each image into a folder named after its class")
     if not names:
         raise DataError(_KEY, f"{folder} has no class folders, expected {LAYOUT}", "correct the path or add images")
     content = {name: _list(folder / name) for name in names}
     for name, (inner, _) in content.items():
         if inner:
-            what = f"class folder {folder / name} has folders in it ({_some(inner)}), expected {LAYOUT}"
+            what = f"class folder {folder / name} has folders in it ({listed(inner)}), expected {LAYOUT}"
             raise DataError(_KEY, what, "put the images directly into their class's folder")
     return {name: files for name, (_, files) in content.items()}
 
@@ -116,14 +118,9 @@ def _classes(filled: _Folders, min_classes: int) -> tuple[str, ...]:
     classes = sorted({name for split, name in filled if split in (None, "train")})
     extra = [f"{split}/{name}" for split, name in filled if name not in classes]
     if extra:
-        what = f"{_some(extra)} without images of that class in train, which has {_some(classes)}"
+        what = f"{listed(extra)} without images of that class in train, which has {listed(classes)}"
         raise DataError(_KEY, what, "add the class to train, or remove it from the other split")
     if len(classes) < min_classes:
-        what = f"{len(classes)} class ({_some(classes)}), expected {min_classes} or more"
+        what = f"{len(classes)} class ({listed(classes)}), expected {min_classes} or more"
         raise DataError(_KEY, what, "add another class folder")
     return tuple(classes)
-
-
-def _some(names: Collection[str], limit: int = 5) -> str:
-    listed = ", ".join(list(names)[:limit])
-    return f"{listed}, ... ({len(names)} in all)" if len(names) > limit else listed

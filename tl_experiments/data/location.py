@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tl_experiments.config.datasets import Dataset
+from tl_experiments.user_paths import expanded
 
 _PLACES = ("root", "path", "repo")  # options of the datasets; a repo may be a folder
 _TESTS = "tests"
@@ -41,19 +42,15 @@ def located(config: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any
 
 
 def _absolute(paths: Mapping[str, str | None]) -> dict[str, str]:
-    there = {name: _expanded(path) for name, path in paths.items() if path is not None}
+    there = {name: expanded(path) for name, path in paths.items() if path is not None}
     return {name: os.path.abspath(path) for name, path in there.items() if os.path.exists(path)}
 
 
 def _found(given: Mapping[str, str], recorded: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for name, path in recorded.items():
-        as_given = _expanded(given[name])
+        as_given = expanded(given[name])
         holds = os.path.isabs(as_given) and os.path.exists(as_given)
         if not holds and os.path.exists(path):
             found[name] = path
     return found
-
-
-def _expanded(path: str) -> str:
-    return os.path.expandvars(os.path.expanduser(path))

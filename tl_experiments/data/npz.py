@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import threading
 import zipfile
@@ -22,6 +21,7 @@ from tl_experiments.data.digests import file_digests
 from tl_experiments.data.items import SPLITS, Item, Picture, Source, Split
 from tl_experiments.data.labels import absent, check_classes, class_names, is_integer, listed, positions
 from tl_experiments.errors import DataError, first_line
+from tl_experiments.user_paths import expanded
 
 _KEY = "dataset.path"
 _ONE_AT_A_TIME = threading.Lock()
@@ -58,7 +58,7 @@ def open_npz(
         DataError: The file cannot be read or has none of these arrays, or others than these; labels are missing,
             several an image or unknown; there are fewer than two classes.
     """
-    file = Path(os.path.expandvars(path)).expanduser()
+    file = expanded(path)
     members = _members(file)
     layout = next((layout for layout in _LAYOUTS if next(iter(layout.values()))[0] in members), None)
     if layout is None:

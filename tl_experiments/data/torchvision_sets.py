@@ -21,6 +21,7 @@ from tl_experiments.data.digests import file_digests
 from tl_experiments.data.items import Item, Picture, Source, Split, pixels
 from tl_experiments.errors import DataError, first_line
 from tl_experiments.network import REQUEST_S
+from tl_experiments.user_paths import expanded
 
 _TRAIN_TEST: Mapping[Split | None, Mapping[str, Any]] = {"train": {"split": "train"}, "test": {"split": "test"}}
 _ALL_THREE: Mapping[Split | None, Mapping[str, Any]] = {split: {"split": split} for split in ("train", "val", "test")}
@@ -74,7 +75,7 @@ def open_torchvision(
     Raises:
         DataError: Files are missing, are not those that were published, or cannot be fetched.
     """
-    published, where = SETS[name], Path(os.path.expandvars(root)).expanduser()
+    published, where = SETS[name], expanded(root)
     folder = (where / published.folder).absolute()
     missing = [file for file in published.files if not (folder / file).exists()]
     fetch = download and published.fetchable

@@ -10,6 +10,7 @@ from tl_experiments.config.compose import compose, open_mappings, translate
 from tl_experiments.config.datasets import COMMON_OPTIONS, Dataset
 from tl_experiments.config.typed import typed
 from tl_experiments.data.items import SPLITS, Source
+from tl_experiments.data.labels import listed
 from tl_experiments.data.location import located
 from tl_experiments.data.sources import divide, open_source
 from tl_experiments.errors import ConfigError, DataError, UserError
@@ -109,16 +110,12 @@ def label_map(theirs: Sequence[str], ours: Sequence[str], renamed: Mapping[str, 
     """
     for source, target in renamed.items():
         if source not in theirs:
-            raise ConfigError("--map", f"the dataset has no class {source} ({_some(theirs)})", "name one of these")
+            raise ConfigError("--map", f"the dataset has no class {source} ({listed(theirs)})", "name one of these")
         if target not in ours:
-            raise ConfigError("--map", f"the model has no class {target} ({_some(ours)})", "name one of these")
+            raise ConfigError("--map", f"the model has no class {target} ({listed(ours)})", "name one of these")
     named = [renamed.get(name, name) for name in theirs]
     if unknown := [name for name in named if name not in ours]:
-        what = f"{len(unknown)} classes that the model does not know: {_some(unknown)}; it knows {_some(ours)}"
+        what = f"{len(unknown)} classes that the model does not know: {listed(unknown)}; it knows {listed(ours)}"
         raise DataError("dataset", what, f"--map {unknown[0]}=<class of the model>, or leave their images out")
     position = {name: label for label, name in enumerate(ours)}
     return [position[name] for name in named]
-
-
-def _some(names: Sequence[str], limit: int = 10) -> str:
-    return ", ".join(names[:limit]) + (f", ... ({len(names)} in all)" if len(names) > limit else "")

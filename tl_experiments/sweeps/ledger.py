@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tl_experiments.errors import UserError
-from tl_experiments.records import write_atomically
+from tl_experiments.records import SWEEP_FILE, write_atomically
 
-LEDGER_FILE = "sweep.json"
 SCHEMA_VERSION = 1
 
 State = Literal["pending", "running", "ok", "failed", "diverged", "oom", "skipped", "interrupted", "unchosen"]
@@ -52,7 +51,7 @@ class Ledger:
         Raises:
             UserError: The file is there but cannot be read.
         """
-        path = folder / LEDGER_FILE
+        path = folder / SWEEP_FILE
         if not path.exists():
             return cls(folder)
         try:
@@ -92,4 +91,4 @@ class Ledger:
             "plan": self.plan,
             "jobs": [dataclasses.asdict(entry) for entry in self.jobs.values()],
         }
-        write_atomically(self.folder / LEDGER_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(self.folder / SWEEP_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

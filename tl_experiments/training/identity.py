@@ -14,6 +14,7 @@ from tl_experiments.config.heads import Head
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.records import NOT_IN_THE_RESULT
 from tl_experiments.strategies.plans import Strategy
+from tl_experiments.user_paths import expanded
 
 
 def job_id(config: TrainConfig) -> str:
@@ -66,7 +67,7 @@ def _place(dataset: Dataset) -> dict[str, str]:
 
 
 def _real(path: str) -> str:
-    return os.path.realpath(os.path.expandvars(os.path.expanduser(path)))
+    return os.path.realpath(expanded(path))
 
 
 def runs_folder(config: TrainConfig) -> Path:
