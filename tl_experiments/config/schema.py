@@ -13,11 +13,13 @@ from typing import ClassVar, Literal
 from tl_experiments.config.augmentations import Augmentation
 from tl_experiments.config.backbones import BackboneConfig
 from tl_experiments.config.datasets import Dataset
+from tl_experiments.config.executors import Executor
 from tl_experiments.config.heads import Head
 from tl_experiments.config.optimization import Optimizer, Scheduler, Supervised
 from tl_experiments.config.ranges import require
-from tl_experiments.config.running import Debug, FeatureCache, LocalExecutor, TrainerConfig
+from tl_experiments.config.running import Debug, FeatureCache
 from tl_experiments.config.trackers import Trackers
+from tl_experiments.config.trainers import Trainer
 from tl_experiments.errors import ConfigError
 from tl_experiments.strategies.plans import Strategy, trains_head_only
 
@@ -45,10 +47,10 @@ class TrainConfig:
     optimizer: Optimizer
     scheduler: Scheduler
     objective: Supervised
-    trainer: TrainerConfig
+    trainer: Trainer
     tracker: Trackers
     feature_cache: FeatureCache
-    executor: LocalExecutor
+    executor: Executor
     name: str | None
     seed: int
     tuning_seed: int | None
@@ -120,11 +122,14 @@ class TrainConfig:
             raise ConfigError("dataset.sampling", what, "dataset.sampling=uniform, or head=linear")
 
     def rule(self) -> float | None:
-        """``optimizer.lr``, or the strategy's rule times ``optimizer.lr_factor``; None where there is neither."""
+        """``optimizer.lr``, or the strategy's rule times ``optimizer.lr_factor`` and the trainer's ``scale``.
+
+        None where there is neither.
+        """
         if self.optimizer.lr is not None:
             return self.optimizer.lr
         rule = self.freeze_strategy.base_lr.get(self.optimizer.rule)
-        return None if rule is None else rule * self.optimizer.lr_factor
+        return None if rule is None else rule * self.optimizer.lr_factor * self.trainer.scale
 
     def base_lr(self) -> float:
         """The base learning rate; 1 where a range test finds out what it should be."""

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tl_experiments import interrupt
-from tl_experiments.config.running import LocalExecutor, TrainerConfig
+from tl_experiments.config.executors import LocalExecutor
+from tl_experiments.config.trainers import TrainerConfig
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.tasks import Task
 from tl_experiments.sweeps.worker import work

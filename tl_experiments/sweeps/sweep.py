@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from tl_experiments.config.executors import LocalExecutor
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import StorageError, UserError
 from tl_experiments.interrupt import Interrupted
@@ -247,6 +248,7 @@ def _check_data(jobs: Sequence[Job], folder: Path) -> Datasets:
 
 def _slots(tasks: Sequence[Task], ledger: Ledger) -> Slots:
     config = tasks[0].jobs[0].config
+    assert isinstance(config.executor, LocalExecutor)
     where = slots(config.executor, config.trainer, len(tasks), ledger.plan.get("threads_per_job"))
     ledger.plan["threads_per_job"] = where.threads
     return where

@@ -134,7 +134,7 @@ def open_data(cfg: TrainConfig, images: OpenImages) -> TransferDataModule:
         source=images.source,
         decoded=images.decoded,
         seed=cfg.seed,
-        batch_size=cfg.trainer.batch_size,
+        batch_size=cfg.trainer.effective_batch_size,
         eval_batch_size=cfg.trainer.eval_batch_size,
         num_workers=cfg.trainer.num_workers,
         images_per_split=cfg.debug.images_per_split,

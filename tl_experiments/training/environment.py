@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tl_experiments.config.running import TrainerConfig
+from tl_experiments.config.trainers import TrainerConfig
 from tl_experiments.errors import ConfigError
 
 _PACKAGES = (

@@ -83,6 +83,7 @@ def why_alone(config: TrainConfig) -> str | None:
         f"head={config.head.name}": not (config.head.is_solved or isinstance(config.head, Linear)),
         "head.dropout": isinstance(config.head, Linear) and config.head.dropout > 0,
         f"optimizer={config.optimizer.name}": not isinstance(config.optimizer, (AdamW, SGD)),
+        f"trainer={trainer.name}": trainer.name != "default",
         "trainer.ema_decay": trainer.ema_decay is not None,
         "trainer.early_stopping_patience": trainer.early_stopping_patience is not None,
         "trainer.accumulation": trainer.accumulation > 1,

@@ -36,6 +36,8 @@ def job_id(config: TrainConfig) -> str:
         content["trainer"] = {key: content["trainer"][key] for key in ("accelerator", "precision", "memory_format")}
     else:
         content["optimizer"] |= {"lr": config.base_lr(), "lr_factor": None}
+    if config.trainer.name != "default":  # how processes are spread over nodes changes nothing
+        content["trainer"] |= {"devices": config.trainer.world_size, "num_nodes": 1}
     content["backbone"]["weights"] = weights_digest(config.backbone.weights)
     content["freeze_strategy"]["base_lr"] = None  # it is in the rate
     dataset = content["dataset"]
