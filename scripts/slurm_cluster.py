@@ -5,14 +5,15 @@
     python scripts/slurm_cluster.py kill DIR n2                   # node n2 dies: SIGKILL to its slurmd and jobs
     python scripts/slurm_cluster.py stop DIR                      # ends all of it; logs stay in DIR/log
 
-Needs no systemd, no cgroups and no root: it is a cluster of the user who starts it. All state lies below DIR, all ports are
-free ones on 127.0.0.1, so that several such clusters run side by side. A start after a stop begins afresh: empty queue,
-empty accounts. The packages: apt-get install --no-install-recommends slurm-wlm munge slurmdbd mariadb-server.
+Needs no systemd, no cgroups and no root: it is a cluster of the user who starts it. All state lies below DIR, all ports
+are free ones on 127.0.0.1, so that several such clusters run side by side. A start after a stop begins afresh: empty
+queue, empty accounts. Packages: apt-get install --no-install-recommends slurm-wlm munge slurmdbd mariadb-server.
 
 Nodes n1 and n2 have 2 CPUs each, however many the machine has, and half its memory each. Their names are known to SLURM
-alone and do not resolve: a job over both nodes needs MASTER_ADDR=127.0.0.1. A node that dies is noticed within about 30
-seconds and its jobs are requeued; a requeued job waits 10 seconds (``scontrol update jobid=J StartTime=now`` starts it at
-once). With ``--no-accounting`` there is no slurmdbd and ``sacct`` fails, as on some small clusters.
+alone and do not resolve: a job over both nodes needs MASTER_ADDR=127.0.0.1. A node that dies is noticed within half a
+minute, or when ``start`` brings it back, and its jobs are requeued; a requeued job waits 10 seconds
+(``scontrol update jobid=J StartTime=now`` starts it at once). With ``--no-accounting`` there is no slurmdbd, and
+``sacct`` fails, as on some small clusters.
 """
 
 from __future__ import annotations
@@ -20,135 +21,41 @@ from __future__ import annotations
 import argparse
 import getpass
 import os
-import random
-import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-NODES = ("n1", "n2")
-DAEMONS = ("munged", "slurmctld", "slurmd")
-ACCOUNTING = ("mariadbd", "mariadb-install-db", "slurmdbd")
+from marked_processes import all_pids, end, environment, marked
+from slurm_files import NODES, value, write_files
+
+# In the order in which they are started, slurmd after them
+DAEMONS, ACCOUNTING = ("munged", "mariadbd", "slurmdbd", "slurmctld"), ("mariadbd", "slurmdbd")
 # A daemon carries its cluster's folder in its environment; so a pid that was recycled is never taken for it
 MARK = "TL_SLURM_CLUSTER"
+INSTALL_DB = "mariadb-install-db"
 START_TIMEOUT_S = 90
 PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 
-SLURM_CONF = """\
-ClusterName=tl
-SlurmctldHost={host}(127.0.0.1)
-SlurmctldPort={slurmctld_port}
-SlurmUser={user}
-SlurmdUser={user}
-CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
-AuthType=auth/munge
-CredType=cred/munge
-# How long a requeued job waits is the lifetime of a credential
-AuthInfo=socket={folder}/munge/munge.sock,cred_expire=10
-ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-SwitchType=switch/none
-MpiDefault=none
-MailProg=/bin/true
-SelectType=select/cons_tres
-SelectTypeParameters=CR_Core_Memory
-StateSaveLocation={folder}/state
-SlurmctldPidFile={folder}/slurmctld.pid
-SlurmctldLogFile={folder}/log/slurmctld.log
-SlurmdPidFile={folder}/slurmd.%n.pid
-SlurmdSpoolDir={folder}/spool.%n
-SlurmdLogFile={folder}/log/slurmd.%n.log
-SlurmdParameters=config_overrides
-SlurmdTimeout=10
-SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
-JobRequeue=1
-ReturnToService=2
-KillWait=5
-MinJobAge=3600
-PropagateResourceLimits=NONE
-DefMemPerCPU={memory_of_cpu_mb}
-{accounting}
-{nodes}
-PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
-"""
-WITHOUT_ACCOUNTING = "AccountingStorageType=accounting_storage/none\nJobAcctGatherType=jobacct_gather/none"
-WITH_ACCOUNTING = """\
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
-AccountingStoragePort={slurmdbd_port}
-AccountingStoragePass={folder}/munge/munge.sock
-JobAcctGatherType=jobacct_gather/linux"""
-SLURMDBD_CONF = """\
-DbdHost=localhost
-DbdAddr=127.0.0.1
-DbdPort={slurmdbd_port}
-SlurmUser={user}
-AuthType=auth/munge
-AuthInfo=socket={folder}/munge/munge.sock
-PidFile={folder}/slurmdbd.pid
-LogFile={folder}/log/slurmdbd.log
-StorageType=accounting_storage/mysql
-StorageHost=127.0.0.1
-StoragePort={mariadb_port}
-StorageUser=slurm
-StoragePass={password}
-StorageLoc=slurm_acct_db
-"""
-ACCOUNTS_SQL = """\
-CREATE DATABASE IF NOT EXISTS slurm_acct_db;
-CREATE USER IF NOT EXISTS 'slurm'@'127.0.0.1' IDENTIFIED BY '{password}';
-CREATE USER IF NOT EXISTS 'slurm'@'localhost' IDENTIFIED BY '{password}';
-GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';
-GRANT ALL ON slurm_acct_db.* TO 'slurm'@'localhost';
-"""
 
-
-class Failure(Exception):
+class ClusterError(Exception):
     """What the user is told in one line."""
-
-
-# --- processes: told by what the kernel says of them, never by a pid that was written down
-
-
-def environment_of(pid: int) -> dict[str, str]:
-    """What a process was started with; empty where it is gone or somebody else's."""
-    try:
-        text = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace")
-    except OSError:
-        return {}
-    return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
-
-
-def arguments_of(pid: int) -> list[str]:
-    """Its command line; empty where it is gone or a zombie."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        return []
-
-
-def all_pids() -> list[int]:
-    """Of every process."""
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def daemons(folder: Path) -> dict[int, list[str]]:
     """Processes of the cluster's daemons, each with its command line."""
-    marked = {pid: arguments_of(pid) for pid in all_pids() if environment_of(pid).get(MARK) == str(folder)}
-    return {pid: arguments for pid, arguments in marked.items() if arguments and arguments[0]}
+    return marked(MARK, str(folder))
 
 
 def running(folder: Path, name: str, node: str | None = None) -> list[int]:
     """Processes of one daemon, of a node's slurmd."""
     return [
         pid
-        for pid, arguments in daemons(folder).items()
-        if Path(arguments[0]).name == name and (node is None or node in arguments)
+        for pid, command in daemons(folder).items()
+        if Path(command[0]).name == name and (node is None or node in command)
     ]
 
 
@@ -158,10 +65,8 @@ def on_nodes(folder: Path, node: str | None = None) -> list[int]:
     logs = {str(folder / "log" / f"slurmd.{name}.log") for name in nodes}
     found = []
     for pid in all_pids():
-        environment = environment_of(pid)
-        of_job = environment.get("SLURM_CONF") == str(folder / "slurm.conf") and (
-            environment.get("SLURMD_NODENAME") in nodes
-        )
+        own = environment(pid)
+        of_job = own.get("SLURM_CONF") == str(folder / "slurm.conf") and own.get("SLURMD_NODENAME") in nodes
         if of_job or (is_step(pid) and logs & open_files(pid)):
             found.append(pid)
     return found
@@ -181,94 +86,6 @@ def open_files(pid: int) -> set[str]:
         return {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
     except OSError:
         return set()
-
-
-def end(find: Callable[[], list[int]], patience_s: float) -> None:
-    """SIGTERM to what ``find`` finds until nothing is left, SIGKILL after ``patience_s``."""
-    began, told = time.monotonic(), set[int]()
-    while pids := find():
-        late = time.monotonic() - began > patience_s
-        if time.monotonic() - began > patience_s + 30:
-            raise Failure(f"processes {pids} do not end")
-        for pid in pids:
-            if late or pid not in told:
-                told.add(pid)
-                send(pid, signal.SIGKILL if late else signal.SIGTERM)
-        time.sleep(0.05)
-
-
-def send(pid: int, signum: int) -> None:
-    """A signal to a process that may have ended meanwhile."""
-    try:
-        os.kill(pid, signum)
-    except ProcessLookupError:
-        return
-
-
-# --- files of a cluster
-
-
-def free_ports(n: int) -> Iterator[int]:
-    """Different free ports of 127.0.0.1, below those that outgoing connections take."""
-    for port in random.SystemRandom().sample(range(20000, 32000), 200):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        yield port
-        n -= 1
-        if not n:
-            return
-    raise Failure("no free ports between 20000 and 32000")
-
-
-def write_files(folder: Path, accounting: bool) -> None:
-    """A new cluster's configuration, with a key and ports of its own."""
-    for old in ("munge", "state", "mariadb", "log", *(f"spool.{node}" for node in NODES)):
-        shutil.rmtree(folder / old, ignore_errors=True)
-    for new in ("munge", "state", "log"):
-        (folder / new).mkdir(parents=True)
-    slurmctld_port, slurmdbd_port, mariadb_port, *node_ports = free_ports(3 + len(NODES))
-    memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 // len(NODES)
-    host, values = socket.gethostname().split(".")[0], {"folder": folder, "user": getpass.getuser()}
-    nodes = [
-        f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory={memory_mb}"
-        for node, port in zip(NODES, node_ports, strict=True)
-    ]
-    values |= {"slurmdbd_port": slurmdbd_port, "mariadb_port": mariadb_port, "password": secrets.token_hex(16)}
-    private(folder / "munge" / "munge.key", secrets.token_bytes(128))
-    if accounting:
-        private(folder / "slurmdbd.conf", SLURMDBD_CONF.format_map(values).encode())
-        private(folder / "accounts.sql", ACCOUNTS_SQL.format_map(values).encode())
-    else:
-        (folder / "slurmdbd.conf").unlink(missing_ok=True)
-    (folder / "slurm.conf").write_text(
-        SLURM_CONF.format(
-            host=host,
-            slurmctld_port=slurmctld_port,
-            memory_of_cpu_mb=memory_mb // 2,
-            nodes="\n".join(nodes),
-            accounting=WITH_ACCOUNTING.format_map(values) if accounting else WITHOUT_ACCOUNTING,
-            **values,
-        )
-    )
-
-
-def private(path: Path, content: bytes) -> None:
-    """A file that only its owner reads."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
-
-
-def value(path: Path, key: str) -> str:
-    """Of a line ``key=value``."""
-    (found,) = (line.partition("=")[2] for line in path.read_text().splitlines() if line.startswith(f"{key}="))
-    return found
-
-
-# --- verbs
 
 
 def surroundings(folder: Path) -> dict[str, str]:
@@ -292,17 +109,21 @@ def launch(folder: Path, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         )  # fmt: skip
 
 
-def wait(folder: Path, name: str, process: subprocess.Popen[bytes] | None, ready: Callable[[], bool]) -> None:
-    """Until a daemon answers; a failure with its log's last line where it ends instead."""
+def wait(folder: Path, name: str, process: subprocess.Popen[bytes], ready: Callable[[], bool]) -> None:
+    """Until a daemon answers; its last line is the error where it ends instead."""
     began = time.monotonic()
     while not ready():
-        ended = process is not None and process.poll() is not None
-        if ended or time.monotonic() - began > START_TIMEOUT_S:
-            logs = sorted((folder / "log").glob(f"{name}*"), key=lambda path: path.stat().st_mtime)
-            lines = [line for path in logs for line in path.read_text(errors="replace").splitlines()]
-            how = "ended" if ended else f"did not answer within {START_TIMEOUT_S} s"
-            raise Failure(f"{name} {how}: {(lines or ['no output'])[-1].strip()} -> see {folder / 'log'}")
+        if process.poll() is not None or time.monotonic() - began > START_TIMEOUT_S:
+            how = f"did not answer within {START_TIMEOUT_S} s" if process.poll() is None else "ended"
+            raise ClusterError(f"{name} {how}: {last_line(folder, name)} -> see {folder / 'log'}")
         time.sleep(0.05)
+
+
+def last_line(folder: Path, name: str) -> str:
+    """That a daemon left, in its log or elsewhere."""
+    logs = sorted((folder / "log").glob(f"{name}*"), key=lambda path: path.stat().st_mtime)
+    lines = [line.strip() for path in logs for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
 
 
 def listens(port: int) -> bool:
@@ -312,106 +133,122 @@ def listens(port: int) -> bool:
 
 
 def start_munged(folder: Path) -> None:
-    munge = folder / "munge"
-    files = (f"--{what}={munge / file}" for what, file in (
-        ("socket", "munge.sock"), ("key-file", "munge.key"), ("pid-file", "munged.pid"), ("seed-file", "munged.seed"),
-    ))  # fmt: skip
+    """Who may speak to whom, by a key of this cluster alone."""
+    names = {"socket": "munge.sock", "key-file": "munge.key", "pid-file": "munged.pid", "seed-file": "munged.seed"}
+    files = (f"--{option}={folder / 'munge' / name}" for option, name in names.items())
     # forced: it objects to folders that others may not enter, such as those of pytest
-    process = launch(folder, "munged", "--foreground", "--force", "--num-threads=2", *files)
-    wait(folder, "munged", process, (munge / "munge.sock").exists)
+    process = launch(folder, "munged", "--foreground", "--force", "--num-threads=10", *files)
+    wait(folder, "munged", process, (folder / "munge" / "munge.sock").exists)
 
 
 def start_mariadbd(folder: Path) -> None:
-    data = folder / "mariadb"
-    common = ["--no-defaults", f"--datadir={data}", f"--user={getpass.getuser()}"]
+    """The database below slurmdbd."""
+    data, user = folder / "mariadb", getpass.getuser()
+    common = ("--no-defaults", f"--datadir={data}", f"--user={user}")
     if not data.is_dir():
-        made = launch(
-            folder, "mariadb-install-db", *common, "--auth-root-authentication-method=normal", "--skip-test-db"
-        )
+        made = launch(folder, INSTALL_DB, *common, "--auth-root-authentication-method=normal", "--skip-test-db")
         if made.wait():
             shutil.rmtree(data, ignore_errors=True)
-            wait(folder, "mariadb-install-db", made, lambda: False)
-    port = value(folder / "slurmdbd.conf", "StoragePort")
+            raise ClusterError(f"{INSTALL_DB} failed: {last_line(folder, INSTALL_DB)} -> see {folder / 'log'}")
+    port = int(value(folder / "slurmdbd.conf", "StoragePort"))
     process = launch(
         folder, "mariadbd", *common, "--bind-address=127.0.0.1", f"--port={port}", f"--socket={folder}/mariadb.sock",
         f"--pid-file={folder}/mariadbd.pid", f"--init-file={folder}/accounts.sql", "--innodb-flush-log-at-trx-commit=0",
     )  # fmt: skip
-    wait(folder, "mariadbd", process, lambda: listens(int(port)))
+    wait(folder, "mariadbd", process, lambda: listens(port))
 
 
 def start_slurmdbd(folder: Path) -> None:
-    # It looks for its own file beside slurm.conf
+    """The accounts; its own file is found beside slurm.conf."""
     process = launch(folder, "slurmdbd", "-D")
     port = int(value(folder / "slurmdbd.conf", "DbdPort"))
     wait(folder, "slurmdbd", process, lambda: listens(port))
     if not ask(folder, "sacctmgr", "-nP", "list", "cluster", "format=cluster").stdout.strip():
         added = ask(folder, "sacctmgr", "-i", "add", "cluster", "tl")
         if added.returncode:
-            raise Failure(f"sacctmgr: {(added.stderr or added.stdout).strip()} -> see {folder / 'log'}")
+            raise ClusterError(f"sacctmgr: {' '.join(added.stderr.split())} -> see {folder / 'log'}")
 
 
 def start_slurmctld(folder: Path) -> None:
+    """The controller."""
     process = launch(folder, "slurmctld", "-D", "-f", str(folder / "slurm.conf"))
     wait(folder, "slurmctld", process, lambda: "UP" in ask(folder, "scontrol", "ping").stdout)
 
 
-def start(folder: Path, accounting: bool) -> str:
-    """Start what does not run yet; wait until both nodes are idle."""
-    packages = "slurm-wlm munge" + " slurmdbd mariadb-server" * accounting
-    needed = (*DAEMONS, *(ACCOUNTING if accounting else ()))
+def start_slurmd(folder: Path, node: str) -> None:
+    """A node, until it takes jobs."""
+    process = launch(folder, "slurmd", "-D", "-N", node)
+    wait(folder, "slurmd", process, lambda: state(folder, node) in ("idle", "mixed", "allocated"))
+
+
+def state(folder: Path, node: str) -> str:
+    """Of a node, as sinfo names it; a ``*`` at its end is one that does not answer."""
+    return ask(folder, "sinfo", "-h", "-n", node, "-o", "%T").stdout.strip()
+
+
+def check(folder: Path, accounting: bool) -> None:
+    """That a cluster can be started there."""
+    needed = [name for name in DAEMONS if accounting or name not in ACCOUNTING]
+    needed += ["slurmd", "srun", *([INSTALL_DB] if accounting else [])]
     if missing := [name for name in needed if shutil.which(name, path=PATH) is None]:
-        raise Failure(f"missing: {', '.join(missing)} -> apt-get install -y --no-install-recommends {packages}")
-    if len(str(folder)) > 80:
-        raise Failure(
-            f"{folder}: {len(str(folder))} characters, expected at most 80 (sockets lie below it) -> a shorter one"
+        packages = "slurm-wlm munge" + " slurmdbd mariadb-server" * accounting
+        raise ClusterError(
+            f"not installed: {', '.join(missing)} -> apt-get install -y --no-install-recommends {packages}"
         )
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "slurm.conf").exists():
+        raise ClusterError(f"{folder}: holds other files, expected an empty or new folder, or an earlier cluster's")
+    if len(str(folder)) > 80:
+        raise ClusterError(
+            f"{folder}: {len(str(folder))} characters, expected at most 80 for sockets below it -> shorter"
+        )
+
+
+def start(folder: Path, accounting: bool) -> str:
+    """Start what does not run yet; ends when both nodes take jobs."""
+    check(folder, accounting)
     afresh = not daemons(folder)
     if afresh:
-        folder.mkdir(parents=True, exist_ok=True)
         write_files(folder, accounting)
     accounting = (folder / "slurmdbd.conf").exists()
+    begin = {
+        "munged": start_munged, "mariadbd": start_mariadbd, "slurmdbd": start_slurmdbd, "slurmctld": start_slurmctld,
+    }  # fmt: skip
     started = []
     try:
-        for name in ("munged", *(("mariadbd", "slurmdbd") if accounting else ()), "slurmctld"):
-            if not running(folder, name):
-                globals()[f"start_{name}"](folder)
+        for name in DAEMONS:
+            if (accounting or name not in ACCOUNTING) and not running(folder, name):
+                begin[name](folder)
                 started.append(name)
         for node in NODES:
             if not running(folder, "slurmd", node):
-                launch(folder, "slurmd", "-D", "-N", node)
+                start_slurmd(folder, node)
                 started.append(f"slurmd of {node}")
-        wait(folder, "slurmd", None, lambda: usable(folder))
-    except (Failure, OSError, KeyboardInterrupt):
+    except BaseException:
         if afresh:
             stop(folder)
         raise
-    return f"started: {', '.join(started)}" if started else "runs already"
-
-
-def usable(folder: Path) -> bool:
-    """Whether every node takes jobs."""
-    states = ask(folder, "sinfo", "-hN", "-o", "%N %T").stdout.split()
-    return len(states) == 2 * len(NODES) and set(states[1::2]) <= {"idle", "mixed", "allocated"}
+    return f"started {', '.join(started)}" if started else "runs already"
 
 
 def stop(folder: Path) -> str:
     """End jobs and daemons, the controller first, so that nothing is started meanwhile."""
-    before = daemons(folder)
-    for name in ("slurmctld", "slurmd"):
+    names = ("slurmctld", "slurmd", "slurmdbd", "mariadbd", "munged")
+    before = [name for name in names for _ in running(folder, name)]
+    for name in names[:2]:
         end(lambda name=name: running(folder, name), patience_s=10)
     end(lambda: on_nodes(folder), patience_s=2)
-    for name in ("slurmdbd", "mariadbd", "munged"):
+    for name in names[2:]:
         end(lambda name=name: running(folder, name), patience_s=20)
-    end(lambda: list(daemons(folder)), patience_s=5)
-    return f"stopped: {len(before)} daemons" if before else "does not run"
+    end(lambda: list(daemons(folder)), patience_s=2)
+    return f"stopped {', '.join(before)}" if before else "does not run"
 
 
 def kill(folder: Path, node: str) -> str:
     """A node's death: its slurmd, its steps and their jobs at once."""
     if node not in NODES:
-        raise Failure(f"node {node}: expected one of {', '.join(NODES)}")
-    end(lambda: running(folder, "slurmd", node) + on_nodes(folder, node), patience_s=-1)
-    return f"killed: {node}; start brings it back"
+        raise ClusterError(f"node {node!r}: expected one of {', '.join(NODES)}")
+    end(lambda: running(folder, "slurmd", node) + on_nodes(folder, node), patience_s=0)
+    return f"killed {node}; start brings it back"
 
 
 def main() -> None:
@@ -432,11 +269,12 @@ def main() -> None:
             case "kill":
                 said = kill(folder, given.node or "")
             case "env":
-                said = "" if daemons(folder) else "does not run"
-    except Failure as failure:
-        sys.exit(f"error: {failure}")
-    if said:
-        sys.stderr.write(f"cluster in {folder}: {said}\n")
+                if not daemons(folder):
+                    raise ClusterError(f"no cluster runs in {folder} -> start it")
+                said = "runs"
+    except (ClusterError, OSError) as error:
+        sys.exit(f"error: {error}")
+    sys.stderr.write(f"cluster in {folder}: {said}\n")
     if given.verb in ("start", "env"):
         sys.stdout.write(f"export SLURM_CONF={folder / 'slurm.conf'}\n")
 
