@@ -7,8 +7,8 @@
 
 All of Ray's files lie below DIR, nothing in the home folder, and its ports are free ones, so that several such clusters
 run side by side. There is no dashboard and there are no usage statistics. Ray listens on all of the machine's
-interfaces, so whoever speaks to the cluster must hold its token, a file in DIR that ``env`` names. Each node has 2 CPUs,
-however many the machine has. Needs the package's extra: pip install 'tl-experiments[ray]'.
+interfaces, so whoever speaks to the cluster must hold its token, a file in DIR that ``env`` names. Each node has 2
+CPUs, however many the machine has. Needs the package's extra: pip install 'tl-experiments[ray]'.
 """
 
 from __future__ import annotations
@@ -65,11 +65,12 @@ def launch(folder: Path, node: str) -> None:
     # Ray's processes change their titles; this keeps the environment in front of which the title stands
     own["SPT_NOENV"] = "1"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    size = ["--num-cpus=2", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    rest = ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats", "--log-style=record"]
     started = subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--num-cpus=2", f"--object-store-memory={OBJECT_STORE_BYTES}", "--min-worker-port=0",
-         "--max-worker-port=0", "--disable-usage-stats", "--log-style=record", *ports],
-        env={**kept, **surroundings(folder), **own}, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True,
-        text=True, timeout=120,
+        [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *size, *ports, *rest],
+        env={**kept, **surroundings(folder), **own},
+        cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     if started.returncode:
         lines = (started.stderr + started.stdout).strip().splitlines()
