@@ -1,0 +1,90 @@
+"""The choice of ``executor``: what runs at once, and who runs it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tl_experiments.config.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
+from tl_experiments.config.trainers import TrainerConfig
+from tl_experiments.errors import UserError
+from tl_experiments.sweeps.cluster import Cluster, run_on_cluster
+from tl_experiments.sweeps.jobs import Job
+from tl_experiments.sweeps.local import Slots, run_tasks, slots
+from tl_experiments.sweeps.reports import Listener
+from tl_experiments.sweeps.slurm import Slurm, check
+from tl_experiments.sweeps.tasks import Task
+
+
+def places(executor: Executor, trainer: TrainerConfig, n_tasks: int, threads: int | None) -> Slots:
+    """Where so many tasks run at once.
+
+    Args:
+        executor: Of the sweep.
+        trainer: Likewise; ``accelerator=cpu`` leaves GPUs alone.
+        n_tasks: No more slots than tasks.
+        threads: Of an earlier run of the sweep, kept on this machine unless the executor says otherwise.
+    """
+    if isinstance(executor, LocalExecutor):
+        return slots(executor, trainer, n_tasks, threads)
+    most = executor.max_parallel if isinstance(executor, SlurmExecutor) else n_tasks
+    device = None if trainer.accelerator == "cpu" else "gpu"
+    return Slots((device,) * max(1, min(n_tasks, most)), executor.threads_per_job)
+
+
+def check_executor(jobs: Sequence[Job]) -> None:
+    """That the executor of ``jobs``, which they share, would take them.
+
+    Raises:
+        UserError: It is not there, or it refuses them.
+    """
+    if jobs and isinstance(executor := jobs[0].config.executor, SlurmExecutor):
+        check(executor, [job.config.trainer for job in jobs])
+
+
+def execute(
+    tasks: Sequence[Task],
+    folder: Path,
+    where: Slots,
+    executor: Executor,
+    known: Mapping[str, str],
+    listener: Listener,
+) -> None:
+    """Run ``tasks`` where the executor says.
+
+    Args:
+        tasks: In the order in which they are started.
+        folder: Of the sweep.
+        where: From ``places``.
+        executor: Of the sweep.
+        known: Task id -> handle, of those that are on a cluster already.
+        listener: Is told of everything.
+
+    Raises:
+        Interrupted: A signal asked the command to end.
+        UserError: The executor cannot take them.
+    """
+    if isinstance(executor, LocalExecutor):
+        run_tasks(tasks, folder, where, listener)
+    else:
+        run_on_cluster(tasks, folder, where.threads, _open(executor), known, executor.poll_s, listener)
+
+
+def cluster_of(name: str) -> Cluster:
+    """A cluster by the name that the ledger keeps, to look at its tasks or to end them.
+
+    Raises:
+        UserError: It cannot be reached from here.
+    """
+    if name == Slurm.name:
+        if shutil.which("squeue") is None:
+            raise UserError(name, "squeue is not found here", "go where jobs are submitted")
+        return Slurm()
+    raise UserError(name, "no such cluster", "choose slurm or ray")
+
+
+def _open(executor: SlurmExecutor | RayExecutor) -> Cluster:
+    if isinstance(executor, SlurmExecutor):
+        return Slurm(executor)
+    raise UserError("executor", executor.name, "choose local")
