@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from marked_processes import all_pids, end, environment, marked
+from cluster_parts import all_pids, end, environment, marked
 from slurm_files import NODES, value, write_files
 
 # In the order in which they are started, slurmd after them

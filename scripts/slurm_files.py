@@ -9,7 +9,7 @@ import shutil
 import socket
 from pathlib import Path
 
-from marked_processes import free_ports
+from cluster_parts import free_ports, private
 
 NODES = ("n1", "n2")
 
@@ -112,13 +112,6 @@ def write_files(folder: Path, accounting: bool) -> None:
             **values,
         )
     )
-
-
-def private(path: Path, content: bytes) -> None:
-    """A file that only its owner reads."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(content)
 
 
 def value(path: Path, key: str) -> str:

@@ -1,4 +1,4 @@
-"""Processes of a cluster that was started for tests, told by a mark in their environment.
+"""What clusters for tests share: processes told by a mark in their environment, free ports, private files.
 
 A pid that was written down may belong to somebody else by now. So there are no pid files: a process is a cluster's own
 if the kernel says that it was started with the cluster's folder in its environment.
@@ -84,3 +84,10 @@ def free_ports(n: int) -> Iterator[int]:
         if not n:
             return
     raise OSError("no free ports between 20000 and 32000")
+
+
+def private(path: Path, content: bytes) -> None:
+    """A file that only its owner reads."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
