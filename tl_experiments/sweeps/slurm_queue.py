@@ -73,6 +73,19 @@ def cancel(handles: Iterable[str]) -> None:
     run("scancel", "--quiet", *handles)
 
 
+def is_preempted(handle: str) -> bool:
+    """Whether a running job was told that another needs its place."""
+    state, _, since = run("squeue", "--noheader", f"--jobs={handle}", "--Format=State:|,PreemptTime:").stdout.partition(
+        "|"
+    )
+    return state.strip() == "RUNNING" and since.strip() not in ("", "N/A")
+
+
+def put_back(handle: str) -> None:
+    """Into the queue; SLURM ends what runs of it."""
+    run("scontrol", "requeue", handle)
+
+
 def largest_array() -> int:
     """How many jobs an array may have."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", run("scontrol", "show", "config").stdout, re.MULTILINE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tl_experiments.sweeps import remote
+from tl_experiments.sweeps import remote, slurm_queue
 from tl_experiments.sweeps.journal import Journal, journal_path
 from tl_experiments.sweeps.tasks import Task
 
@@ -18,7 +18,9 @@ class Turn:
 
     Signals are ours while the task runs. submitit's handler, which puts the job back into the queue, is called after
     the resume point has been written, and only for the signal that comes before the time limit. It asks ``checkpoint``
-    for the next turn, in which the count of them is kept: submitit itself does not count signals that come early.
+    for the next turn, in which the count of them is kept: submitit itself does not count signals that come early. A
+    preempted job is put back by SLURM, unless it ends within the time of grace that some partitions give; so it is put
+    back here, and not counted.
 
     Args:
         task: As it was submitted.
@@ -41,14 +43,18 @@ class Turn:
         at_the_limit = signal.Signals[f"SIG{job.USR_SIG}"]
         requeue: Any = signal.getsignal(at_the_limit)
         signum = remote.work_remotely(self.task, self.folder, self.threads, f"SLURM job {job.job_id}")
-        if signum != at_the_limit:
-            return
-        if self.turns_left == 0:
-            self._give_up()
+        if signum is None:
             return
         for one in remote.SIGNALS:  # SLURM ends what is left of this turn
             signal.signal(one, signal.SIG_IGN)
-        requeue(at_the_limit, None)
+        if job.global_rank > 0:
+            return
+        if signum == at_the_limit and self.turns_left > 0:
+            requeue(at_the_limit, None)
+        elif signum == at_the_limit:
+            self._give_up()
+        elif slurm_queue.is_preempted(job.job_id):
+            slurm_queue.put_back(job.job_id)
 
     def checkpoint(self) -> Any:
         """What submitit submits for the next turn."""
