@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster.sweeps import SWEEP, results
+
 ROOT = Path(__file__).parents[2]
 # A test that itself runs in a cluster must not find that one
 OUTSIDE = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "SBATCH", "SRUN", "RAY_"))}
@@ -50,6 +52,15 @@ class LocalCluster:
     def run(self, *command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """A command to its end, on a login node so to speak."""
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=timeout)
+
+    def processes(self, name: str, *arguments: str) -> list[int]:
+        """Those of a daemon, with ``arguments`` on their command lines."""
+        commands = {pid: command.split() for pid, command in naming(self.folder).items()}
+        return [
+            pid
+            for pid, command in commands.items()
+            if command and Path(command[0]).name == name and set(arguments) <= set(command)
+        ]
 
     def tl(self, *arguments: str, log: Path) -> subprocess.Popen[str]:
         """``tl`` in the background; what it says goes to ``log``."""
@@ -118,3 +129,13 @@ def ray_cluster() -> Iterator[LocalCluster]:
 def new_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
     """An empty folder for a cluster that the test itself starts."""
     yield from short_folder("own")
+
+
+@pytest.fixture(scope="session")
+def local_results(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """Results of the sweep on this machine, without a cluster."""
+    out = tmp_path_factory.mktemp("local")
+    command = [sys.executable, "-m", "tl_experiments", "train", "-m", *SWEEP, "executor.threads_per_job=1"]
+    done = subprocess.run([*command, f"output_dir={out}", "name=x"], env=OUTSIDE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return results(out)
