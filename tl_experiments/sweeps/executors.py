@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tl_experiments.config.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
-from tl_experiments.config.trainers import TrainerConfig
+from tl_experiments.config.trainers import Trainer
 from tl_experiments.errors import UserError
 from tl_experiments.sweeps.cluster import Cluster, run_on_cluster
 from tl_experiments.sweeps.local import Slots, run_tasks, slots
@@ -14,7 +14,7 @@ from tl_experiments.sweeps.reports import Listener
 from tl_experiments.sweeps.tasks import Task
 
 
-def places(executor: Executor, trainer: TrainerConfig, n_tasks: int, threads: int | None) -> Slots:
+def places(executor: Executor, trainer: Trainer, n_tasks: int, threads: int | None) -> Slots:
     """Where so many tasks run at once.
 
     Args:
