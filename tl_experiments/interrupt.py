@@ -66,6 +66,7 @@ class _State:
     signals: tuple[int, ...] = ()
     received: int | None = None
     at_once: bool = False
+    held: bool = False
 
 
 _state = _State()
@@ -115,6 +116,16 @@ def postponed() -> Iterator[None]:
         _state.at_once = before
 
 
+@contextmanager
+def held(hold: bool = True) -> Iterator[None]:
+    """In the body ``check`` lets a first signal pass: others wait for what it does, and will end together with it."""
+    before, _state.held = _state.held, hold
+    try:
+        yield
+    finally:
+        _state.held = before
+
+
 def requested() -> int | None:
     """The signal that asked this process to end; None without one."""
     return _state.received
@@ -122,7 +133,7 @@ def requested() -> int | None:
 
 def check(where: str | None = None) -> None:
     """Raise ``Interrupted`` if a signal has asked for it; to be called where nothing is half done."""
-    if _state.received is not None:
+    if _state.received is not None and not _state.held:
         raise Interrupted(_state.received, where)
 
 

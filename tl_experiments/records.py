@@ -32,7 +32,7 @@ NOT_IN_THE_RESULT = frozenset(
         *("feature_cache.name", "feature_cache.dir", "feature_cache.max_bytes", "feature_cache.hold_max_bytes"),
         *("debug.name", "debug.traceback", "dataset.preload_max_bytes", "dataset.download"),
         *("trainer.num_workers", "trainer.eval_batch_size", "trainer.checkpoint"),
-        *("trainer.on_out_of_memory", "trainer.resume_interval_s"),
+        *("trainer.on_out_of_memory", "trainer.resume_interval_s", "trainer.timeout_s"),
     }
 )
 

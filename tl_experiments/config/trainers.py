@@ -102,16 +102,19 @@ class _ManyDevices(TrainerConfig):
             number of devices, and the rate of a strategy's rule is multiplied by the number of devices (Goyal et al.,
             2017); an ``optimizer.lr`` that is given stays as it is. ``none``: ``batch_size`` is divided over the
             devices, and a step is that of one device.
+        timeout_s: Seconds after which a process that waits for the others gives up.
     """
 
     devices: int
     num_nodes: int
     batch_scaling: Literal["linear", "none"]
+    timeout_s: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.devices > 0, "devices", self.devices, "1 or more")
         require(self.num_nodes > 0, "num_nodes", self.num_nodes, "1 or more")
+        require(self.timeout_s > 0, "timeout_s", self.timeout_s, "a number of seconds above 0")
         # a device that does its step again would leave the others waiting
         require(self.on_out_of_memory == "fail", "on_out_of_memory", self.on_out_of_memory, "fail, on several devices")
         require(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NoReturn
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -33,10 +35,13 @@ from tl_experiments.training.metrics import Predictions, diverged, first_non_fin
 from tl_experiments.training.optimization import build_optimizer, restore_optimizer, schedule
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.randomness import seed_step
+from tl_experiments.training.ranks import Ranks
 from tl_experiments.training.resume import ResumePoint
 from tl_experiments.types import Batch
 
 logger = logging.getLogger(__name__)
+
+_MOST_STEPS = 64  # between two questions to the other processes whether a signal came to one of them
 
 
 class TransferModule(pl.LightningModule):
@@ -51,6 +56,7 @@ class TransferModule(pl.LightningModule):
         point: Where to go on; None begins the phase.
         accumulation: Parts in which each batch is computed.
         save: Called with this module at the end of each chunk, and with True where a signal ends the run.
+        ranks: The processes that train together.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class TransferModule(pl.LightningModule):
         point: ResumePoint | None,
         accumulation: int,
         save: Callable[[TransferModule, bool], None],
+        ranks: Ranks,
     ) -> None:
         super().__init__()
         self.cfg = cfg
@@ -78,11 +85,15 @@ class TransferModule(pl.LightningModule):
         self.audit: FreezeAudit | None = None
         self.predictions: Predictions | None = None
         self.ema: Ema | None = None
+        self.ranks = ranks
         self._save = save
+        self._ask_at = 0  # the next step after which signals are asked for
+        self._asked = (0, time.perf_counter())
         self._schedule = schedule(cfg.scheduler, phase.steps)
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._loss: Tensor | None = None  # of the step in progress
-        self._losses: list[Tensor] = list(point.losses) if point else []  # since the last validation
+        self._losses: list[Tensor] = []  # of this process, not yet in ``_mean_losses``
+        self._mean_losses = point.losses if point else torch.empty(0)  # over all processes, since the last validation
         parts.model.begin(phase.phase)
         self._logits = parts.model.logits if cached is None else cached.logits
         backend = cfg.trainer.compile_backend  # compiled anew in each phase, which has gradients of its own
@@ -96,19 +107,20 @@ class TransferModule(pl.LightningModule):
     # Data: Lightning asks for a loader at the start of each of its epochs, which are our chunks.
 
     def train_dataloader(self) -> Iterable[Any]:
-        return self._fetching(self.data.train_batches(*self.chunks[self.trainer.current_epoch]))
+        return self.fetching(self.data.train_batches(*self.chunks[self.trainer.current_epoch]))
 
     def val_dataloader(self) -> Iterable[Any]:
-        return self._fetching(self.data.eval_loader("val"))
+        return self.fetching(self.data.eval_loader("val"))
 
-    def _fetching(self, batches: Batches) -> Batches:
+    def fetching(self, batches: Batches) -> Batches:
         """The same batches; a signal that comes while one is made, which may mean a whole split, ends the run there."""
 
         def start() -> Iterator[Batch]:
             coming = iter(batches)
             while True:
                 try:
-                    batch = next(coming)
+                    with interrupt.held(self.ranks.world_size > 1):  # the others wait for this batch
+                        batch = next(coming)
                 except StopIteration:
                     return
                 except Interrupted as error:
@@ -136,7 +148,7 @@ class TransferModule(pl.LightningModule):
         """What holds on to the model's tensors begins here, where they are on their device."""
         interrupt.take_back()  # Lightning's own would end the process at SIGTERM with exit code 0 and without a point
         self.audit = FreezeAudit(self.model, self.model.layout, self.phase.phase, self.torch_optimizer())
-        live = live_statistics(self.model, self.model.layout, self.phase.phase)
+        live = self._live()
         self._before_step, self._before_backward = (Statistics(self.model, live) for _ in range(2))
         self._smallest_part = 2 if live else 1
         self._begin_average()
@@ -185,19 +197,51 @@ class TransferModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """The loss of the batch; gradients of all parts but the last are added up on the way."""
-        seed_step(self.cfg.seed, self.step, self.device)
+        seed_step(self.cfg.seed, self.step, self.device, self.ranks.rank)
         self.torch_optimizer().zero_grad()
-        *earlier, last = split_batch(batch, self.accumulation, self._smallest_part)
         objective = self.parts.objective
-        whole = objective.total_weight(batch)
+        whole = self._whole_weight(batch)
+        batch = {name: value for name, value in batch.items() if name != "whole"}  # type: ignore[assignment]
+        *earlier, last = split_batch(batch, self.accumulation, self._smallest_part)
         total = torch.zeros((), device=self.device)
         for part in earlier:
             loss = objective.loss(self._compute, part) * (objective.total_weight(part) / whole)
             total += loss.detach()
-            self.trainer.strategy.backward(loss, None)  # scaled as the precision asks, as Lightning does the last
+            # Scaled as the precision asks, as Lightning does the last; DDP exchanges nothing before that one's
+            self.trainer.strategy.backward(loss, None)
         loss = objective.loss(self._compute, last) * (objective.total_weight(last) / whole)
         self._loss = total + loss.detach()
         return loss
+
+    def _whole_weight(self, batch: Batch) -> Tensor | float:
+        """What the loss of a part is divided by: the weight of the batch over all processes.
+
+        DDP takes the mean of the processes' gradients, where the sum is wanted: hence their number. Labels of the whole
+        batch are known everywhere, so that nobody has to ask. A part that another process has too does not count.
+        """
+        objective, ranks = self.parts.objective, self.ranks
+        if "whole" not in batch:
+            return objective.total_weight(batch)
+        labels = batch["whole"]
+        if not self.parts.data.share.counts(len(labels)):
+            return math.inf
+        # Where labels are mixed each image weighs the same, whatever its target
+        whole: Batch = {"label": labels, "index": labels}
+        if "target" in batch:
+            whole["target"] = batch["target"]
+        return objective.total_weight(whole) / ranks.world_size
+
+    def _live(self) -> set[str]:
+        return live_statistics(self.model, self.model.layout, self.phase.phase)
+
+    def _share_statistics(self) -> None:
+        """Each process normalises with statistics of its own part and keeps its own running ones; the first's count."""
+        if self.ranks.world_size == 1:
+            return
+        live, state = sorted(self._live()), self.model.state_dict()
+        self.ranks.take_first(state[name] for name in live if name in state)
+        if self.ema is not None:
+            self.ranks.take_first(self.ema.average[name] for name in live if name in self.ema.average)
 
     def on_before_backward(self, _loss: Tensor) -> None:
         """Gradient checkpointing computes the forward pass again in the backward pass."""
@@ -218,7 +262,8 @@ class TransferModule(pl.LightningModule):
         if self.audit.is_due(self.global_step, self.phase.end_step - self.chunks[0][0]):
             self._refuse_non_finite_losses()
             self.audit.check(f"after {self.global_step} steps of the phase")
-        self._end_if_asked()
+        if self.step >= self._ask_at:
+            self._end_if_asked()
 
     def on_train_epoch_end(self) -> None:
         """Lightning calls this after the validation at the end of the chunk."""
@@ -228,6 +273,8 @@ class TransferModule(pl.LightningModule):
     def on_train_end(self) -> None:
         assert self.audit is not None
         self.audit.check_frozen("at the end of the phase")
+        self._share_statistics()
+        self.ranks.check_equal(self.model.state_dict(), f"after step {self.step}")
 
     def torch_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer inside Lightning's."""
@@ -242,8 +289,14 @@ class TransferModule(pl.LightningModule):
         return self.point.optimizer if self.point else {}
 
     def losses(self) -> Tensor:
-        """Losses of the steps since the last validation, ``(steps,)``, those before a resume included."""
-        return torch.stack([loss.to(self.device) for loss in self._losses]) if self._losses else torch.empty(0)
+        """Losses of the steps since the last validation, ``(steps,)``, those before a resume included; on the CPU.
+
+        One transfer from the device a chunk, instead of one a step.
+        """
+        if self._losses:
+            self._mean_losses = torch.cat([self._mean_losses, self.ranks.mean(torch.stack(self._losses))])
+            self._losses.clear()
+        return self._mean_losses
 
     def _begin_average(self) -> None:
         if self.cfg.trainer.ema_decay is not None and self.ema is None:
@@ -253,20 +306,30 @@ class TransferModule(pl.LightningModule):
 
     def end(self, signum: int) -> NoReturn:
         """Write a resume point, between two steps, and end the run for a signal."""
+        self._share_statistics()
         if self.ema is not None:
             self.ema.show(self.model, False)  # the weights that train are saved
         self._save(self, True)
         raise Interrupted(signum, f"after step {self.step} of {self.parts.phases[-1].end_step}")
 
     def _end_if_asked(self) -> None:
-        """Where a signal has asked for it, write a resume point and end the run."""
-        signum = interrupt.requested()
-        if signum is not None:
+        """Where a signal has asked for it, this process or another, write a resume point and end the run.
+
+        The first process's clock says when to ask again: about once a second, so that short steps need not wait for it.
+        """
+        pause = 1
+        if self.ranks.world_size > 1:
+            (step, then), now = self._asked, time.perf_counter()
+            self._asked = (self.step, now)
+            if self.ranks.first and self.step > step:
+                pause = max(1, min(_MOST_STEPS, int((self.step - step) / (now - then))))
+        signum, pause = self.ranks.largest(interrupt.requested() or 0, pause)
+        self._ask_at = self.step + pause
+        if signum:
             self.end(signum)
 
     def _refuse_non_finite_losses(self) -> None:
-        """One transfer from the device a chunk, instead of one a step."""
-        losses = self.losses().cpu()
+        losses = self.losses()
         bad = first_non_finite(losses)
         if bad is not None:
             raise diverged(f"the loss is not finite at step {self.step - len(losses) + bad + 1}")
@@ -276,6 +339,7 @@ class TransferModule(pl.LightningModule):
     def on_validation_start(self) -> None:
         interrupt.take_back()
         self._begin_average()
+        self._share_statistics()
         if self.ema is not None:
             self.ema.show(self.model, True)
 
@@ -303,18 +367,21 @@ class TransferModule(pl.LightningModule):
     test_step = _collect
 
     def _gather(self) -> Predictions:
-        index, label, logits = (torch.cat(parts).cpu() for parts in zip(*self._outputs, strict=True))
+        index, label, logits = (self.ranks.gather_rows(torch.cat(parts)) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
+        if self.ranks.world_size > 1:  # into the order of the split, which rises, each image once
+            first = torch.from_numpy(np.unique(index.numpy(), return_index=True)[1])
+            index, label, logits = index[first], label[first], logits[first]
         self.predictions = Predictions(index, label, logits)
         if not self.predictions.finite():
             raise diverged(f"outputs are not finite at step {self.step}")
         return self.predictions
 
     def on_validation_epoch_end(self) -> None:
-        if self._losses:
-            self._refuse_non_finite_losses()
-        train_loss = float(self.losses().mean()) if self._losses else None
-        self._losses.clear()
+        self._refuse_non_finite_losses()
+        losses = self.losses()
+        train_loss = float(losses.mean()) if len(losses) else None
+        self._mean_losses = torch.empty(0)
         lr = self.phase.last_lr(self.parts.lr, self._schedule, self.step) if train_loss is not None else None
         val = self._gather()
         weights = partial(self.phase.weights, self.model)
