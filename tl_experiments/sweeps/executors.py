@@ -9,7 +9,8 @@ from tl_experiments.config.executors import Executor, LocalExecutor, RayExecutor
 from tl_experiments.config.trainers import Trainer
 from tl_experiments.errors import UserError
 from tl_experiments.sweeps.cluster import Cluster, run_on_cluster
-from tl_experiments.sweeps.local import Slots, run_tasks, slots
+from tl_experiments.sweeps.jobs import Job
+from tl_experiments.sweeps.local import Slots, check_devices, run_tasks, slots
 from tl_experiments.sweeps.reports import Listener
 from tl_experiments.sweeps.tasks import Task
 
@@ -28,6 +29,16 @@ def places(executor: Executor, trainer: Trainer, n_tasks: int, threads: int | No
     most = executor.max_parallel if isinstance(executor, SlurmExecutor) else n_tasks
     device = None if trainer.accelerator == "cpu" else "gpu"
     return Slots((device,) * max(1, min(n_tasks, most)), executor.threads_per_job)
+
+
+def check_executor(jobs: Sequence[Job]) -> None:
+    """That the executor of ``jobs``, which they share, would take them.
+
+    Raises:
+        UserError: It is not there, or it refuses them.
+    """
+    if jobs and isinstance(jobs[0].config.executor, LocalExecutor):
+        check_devices([job.config.trainer for job in jobs])
 
 
 def execute(

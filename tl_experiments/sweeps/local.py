@@ -66,15 +66,11 @@ def slots(executor: LocalExecutor, trainer: Trainer, n_tasks: int, threads: int 
         trainer: ``accelerator=cpu`` leaves GPUs alone.
         n_tasks: No more slots than tasks.
         threads: Of an earlier run of the sweep, kept unless the executor says otherwise.
-
-    Raises:
-        ConfigError: The machine has not what a job needs.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = executor.threads_per_job or threads
     gpus = [] if trainer.accelerator == "cpu" else visible_gpus()
     per_device, n = executor.jobs_per_device, trainer.devices
-    _check_devices(trainer, gpus)
     groups = [",".join(gpus[first : first + n]) for first in range(0, len(gpus) - n + 1, n)]
     if groups:
         at_once = len(groups) * (per_device or 1)
@@ -85,20 +81,28 @@ def slots(executor: LocalExecutor, trainer: Trainer, n_tasks: int, threads: int 
     return Slots(devices, threads or max(1, cores // (n * at_once)))
 
 
-def _check_devices(trainer: Trainer, gpus: Sequence[str]) -> None:
-    if trainer.num_nodes > 1:
-        raise ConfigError(
-            "trainer.num_nodes",
-            f"{trainer.num_nodes}, but executor=local is one machine",
-            "executor=slurm, or start the command with torchrun on each node",
-        )
-    if trainer.devices > max(1, len(gpus)) and (gpus or trainer.accelerator == "gpu"):
-        shows = f"this machine shows {len(gpus)} {'GPU' if len(gpus) == 1 else 'GPUs'}"
-        raise ConfigError(
-            "trainer.devices",
-            f"{trainer.devices}, but {shows}",
-            "give fewer, or trainer.accelerator=cpu for processes on the CPU",
-        )
+def check_devices(trainers: Sequence[Trainer]) -> None:
+    """That this machine has the devices of each.
+
+    Raises:
+        ConfigError: It is more than one machine, or more GPUs.
+    """
+    many = [trainer for trainer in trainers if trainer.name != "default"]
+    for trainer in many:
+        if trainer.num_nodes > 1:
+            raise ConfigError(
+                "trainer.num_nodes",
+                f"{trainer.num_nodes}, but executor=local is one machine",
+                "executor=slurm, or start the command on each node with torchrun",
+            )
+    for trainer in (one for one in many if one.accelerator != "cpu"):
+        n = len(visible_gpus())
+        if trainer.devices > n and (n or trainer.accelerator == "gpu"):
+            raise ConfigError(
+                "trainer.devices",
+                f"{trainer.devices}, but this machine shows {n} GPU{'' if n == 1 else 's'}",
+                "give fewer, or trainer.accelerator=cpu for processes on the CPU",
+            )
 
 
 def visible_gpus() -> list[str]:

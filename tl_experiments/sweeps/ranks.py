@@ -52,10 +52,18 @@ class Processes:
         folder: Of the sweep.
         threads: Of each rank; None leaves torch's.
         environment: Of each rank, before it imports torch.
+        anew: Whether logs begin anew.
     """
 
     def __init__(
-        self, context: Any, task: Task, folder: Path, threads: int | None, environment: Mapping[str, str]
+        self,
+        context: Any,
+        task: Task,
+        folder: Path,
+        threads: int | None,
+        environment: Mapping[str, str],
+        *,
+        anew: bool = True,
     ) -> None:
         trainer = task.jobs[0].config.trainer
         self._left = set(range(len(task.jobs))) - task.done
@@ -69,7 +77,7 @@ class Processes:
         for number in range(trainer.devices):
             variables = torchrun_variables(number, trainer.devices, port) if self._together else {}
             receiver, sender = context.Pipe(duplex=False)
-            arguments = (task, folder, threads, {**environment, **variables}, sender)
+            arguments = (task, folder, threads, {**environment, **variables}, anew, sender)
             process = context.Process(target=work, args=arguments, name=f"task {task.id} rank {number}")
             process.start()
             sender.close()
@@ -160,7 +168,7 @@ class Processes:
 
 def run_ranks(context: Any, task: Task, folder: Path, threads: int | None, send: Send) -> None:
     """Start the ranks of ``task`` from this process and ``send`` what they say; a signal reaches each of them."""
-    processes = Processes(context, task, folder, threads, {})
+    processes = Processes(context, task, folder, threads, {}, anew=False)
     try:
         with interrupt.postponed():
             while not processes.over:
