@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from types import FrameType
 from tl_experiments.errors import SIGNALLED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_ECHO_S = 0.5  # a signal this soon after the first is the same: launchers pass on what a terminal has sent to all
 
 
 class Interrupted(BaseException):
@@ -65,6 +67,7 @@ class _State:
     process: int = 0  # that installed the handlers: a loader forked from it leaves signals to it
     signals: tuple[int, ...] = ()
     received: int | None = None
+    received_at: float = 0.0
     at_once: bool = False
     held: bool = False
 
@@ -141,6 +144,8 @@ def _note(signum: int, _frame: FrameType | None) -> None:
     if os.getpid() != _state.process:
         return
     second = _state.received is not None
-    _state.received = signum
+    if second and time.monotonic() - _state.received_at < _ECHO_S:
+        return
+    _state.received, _state.received_at = signum, time.monotonic()
     if second or _state.at_once:
         raise Interrupted(signum)
