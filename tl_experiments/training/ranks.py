@@ -179,7 +179,7 @@ def opened(cfg: Trainer, accelerator: str) -> Iterator[Ranks]:
         return
     device = _own_gpu(ranks.local_rank) if accelerator == "gpu" else None
     timeout = datetime.timedelta(seconds=cfg.timeout_s)
-    store = PrefixStore(f"job {next(_opened)}", _store(ranks.rank, ranks.world_size))
+    store = PrefixStore(f"job {next(_opened)}", meeting_place(ranks.rank, ranks.world_size))
     with _quiet(ranks), _losing_others(ranks):
         try:
             dist.init_process_group(
@@ -190,13 +190,17 @@ def opened(cfg: Trainer, accelerator: str) -> Iterator[Ranks]:
             assert isinstance(control, dist.ProcessGroup)  # of which this process is a member
             yield Ranks(ranks.rank, ranks.local_rank, ranks.world_size, control)
             dist.barrier(control)
+        except BaseException:
+            if device is not None:  # to be destroyed NCCL would wait for exchanges that the others have left
+                dist.distributed_c10d._abort_process_group()
+            raise
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
 
 
 @cache
-def _store(rank: int, world_size: int) -> Store:
+def meeting_place(rank: int, world_size: int) -> Store:
     """Where processes find each other; one for all jobs of this process, since the first process serves it."""
     if world_size == 1:
         return dist.HashStore()  # type: ignore[attr-defined]
