@@ -21,6 +21,7 @@ from tl_experiments import interrupt
 from tl_experiments.config import TrainConfig
 from tl_experiments.errors import StorageError
 from tl_experiments.objectives.supervised import SupervisedObjective
+from tl_experiments.training.ranks import Ranks
 from tl_experiments.training.run import run
 
 ANSWER_S = 120
@@ -104,7 +105,7 @@ def weights_after(cfg: TrainConfig, folder: Any, steps: int) -> tuple[Any, dict[
     """The record of a run, what trains after so many steps, as arrays, and the lines of the log."""
     with logged() as lines:
         seen = watched(cfg, folder, at=(steps,))
-    return seen.record, {name: tensor.numpy() for name, tensor in seen.steps[steps].items()}, lines
+    return seen.record, {name: tensor.cpu().numpy() for name, tensor in seen.steps[steps].items()}, lines
 
 
 def record_of(cfg: TrainConfig, folder: Any) -> tuple[Any, list[str]]:
@@ -148,6 +149,21 @@ def accident(cfg: TrainConfig, folder: Any, rank: int, at_loss: int, what: Calla
     with pytest.MonkeyPatch.context() as patch, interrupt.installed():
         patch.setattr(SupervisedObjective, "loss", counting)
         return run(cfg, folder), count
+
+
+def moved(cfg: TrainConfig, folder: Any, rank: int, before: bool) -> Any:
+    """A run in which one process moves a weight by itself, before training or in its last step."""
+    check = Ranks.check_equal
+
+    def moving(self: Ranks, state: Any, when: str) -> None:
+        if self.rank == rank and before == ("before" in when):
+            with torch.no_grad():
+                state["head.weight"][0, 0] += 1e-6
+        check(self, state, when)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ranks, "check_equal", moving)
+        return run(cfg, folder)
 
 
 def sigterm() -> None:

@@ -10,7 +10,17 @@ import pytest
 import torch
 
 from tests.conftest import TINY
-from tests.training.processes import accident, no_room, processes, record_of, sigkill, sigterm, sleep, weights_after
+from tests.training.processes import (
+    accident,
+    moved,
+    no_room,
+    processes,
+    record_of,
+    sigkill,
+    sigterm,
+    sleep,
+    weights_after,
+)
 from tests.training.test_resume import assert_equal, ends, three_phases
 from tests.training.watching import distance
 from tl_experiments.config import compose
@@ -62,7 +72,7 @@ def as_tensors(arrays):
         [*VIT, "freeze_strategy=last_n_blocks"],
         [UNCLIPPED, "freeze_strategy=feature_extraction"],
         ["freeze_strategy=last_n_blocks", *FROZEN_STATISTICS],
-        ["freeze_strategy=full", *FROZEN_STATISTICS, "trainer.accumulation=2"],
+        ["freeze_strategy=full", *FROZEN_STATISTICS, "trainer.accumulation=2", "trainer.gradient_checkpointing=true"],
         ["freeze_strategy=full", *FROZEN_STATISTICS, "augmentation=mixup"],
         [
             "freeze_strategy=full",
@@ -174,3 +184,23 @@ def test_the_others_do_not_wait_for_one_that_was_killed(tiny, tmp_path):
         waiting = started.answer(1)
         assert isinstance(waiting, TrainingError), waiting
         assert time.perf_counter() - start < 25  # of which importing takes the most, and ``timeout_s`` is 30
+
+
+def test_weights_that_differ_are_found(tiny, tmp_path, pair):
+    for before, when in ((True, "before the first phase"), (False, "after step 2")):
+        cfg = tiny(*DDP, "freeze_strategy=full", "trainer.max_epochs=1")
+        what = f"weights: 1 tensors differ between the 2 processes {when}, e.g. ['head.weight']"
+        for error in pair.do(moved, cfg, tmp_path, 1, before):
+            assert str(error).startswith(what)
+
+
+def test_a_batch_of_fewer_images_than_processes(tiny, tmp_path):
+    """Two images are left for the last of three processes, in each epoch; two of twelve are more than nothing."""
+    overrides = [*VIT, UNCLIPPED, "freeze_strategy=full", "optimizer=sgd", "optimizer.lr=0.05", "trainer.max_epochs=4"]
+    overrides += ["trainer.batch_size=6", BALANCED]
+    alone = weights_after(tiny(*overrides), tmp_path / "one", 12)
+    with processes(3) as three:
+        ddp = tiny(*overrides, *SAME_BATCH, "trainer.devices=3")
+        answers = three.do(weights_after, ddp, tmp_path / "three", 12)
+    for _, weights, _ in answers:
+        assert distance(as_tensors(weights), as_tensors(alone[1])) <= 1e-5

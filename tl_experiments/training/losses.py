@@ -67,7 +67,7 @@ class Signals:
         steps, now = step - self._asked_at, time.perf_counter()
         pause = 1
         if self._ranks.world_size > 1 and self._ranks.first:
-            pause = min(_MOST_STEPS, max(1, int(steps / (now - self._when))))
+            pause = min(_MOST_STEPS, max(1, int(steps / max(now - self._when, 1e-6))))
         signum, pause = self._ranks.largest(interrupt.requested() or 0, pause)
         self._asked_at, self._when, self._next = step, now, step + pause
         return signum or None

@@ -61,7 +61,7 @@ def prepared(cfg: Trainer, parts: Parts, accelerator: str) -> Parts:
         convert_sync_batchnorm(parts.model)  # in place: names, parameters and modes stay
         return parts
     if cfg.effective_batch_size < least:
-        what = f"{cfg.effective_batch_size} images on {world_size} devices, of which BatchNorm needs 2 or more on each"
+        what = f"{cfg.effective_batch_size} over all {world_size} devices, and BatchNorm trains on 2 or more on each"
         raise ConfigError("trainer.batch_size", what, "give more, or trainer.sync_batchnorm=true")
     if world_size == 1:
         return parts
