@@ -15,13 +15,14 @@ class TrainerConfig:
     Args:
         max_epochs: Passes over the training images, over all phases together.
         batch_size: Training images a step; with ``batch_scaling=linear`` on each device.
-        eval_batch_size: Images a step on val and test; changes speed and memory, and results only by rounding.
+        eval_batch_size: Images a step on val and test, on each device; changes speed and memory, and results only by
+            rounding.
         accelerator: ``auto`` takes a GPU where there is one.
         precision: ``auto`` is bf16-mixed on a GPU that has it and 32-true elsewhere.
         gradient_clip_norm: Largest global gradient norm; null does not clip.
         num_workers: Loader processes for images that are not held in memory.
-        accumulation: Parts in which each batch is computed, their gradients added up: the same step in less memory,
-            except that BatchNorm in training sees the smaller parts.
+        accumulation: Parts in which each batch is computed, or each device's share of it, their gradients added up: the
+            same step in less memory, except that BatchNorm in training sees the smaller parts.
         on_out_of_memory: ``accumulate`` doubles ``accumulation`` and does the step again, and halves batches that are
             only evaluated; ``fail`` ends the run.
         ema_decay: In (0, 1): val, test and checkpoint use an exponential moving average of the weights, fresh in each

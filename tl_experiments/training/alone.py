@@ -25,8 +25,9 @@ from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.outputs import write_results
+from tl_experiments.training.parallel import prepared
 from tl_experiments.training.ranks import Ranks, opened
-from tl_experiments.training.summary import summary_lines
+from tl_experiments.training.summary import batch_line, summary_lines
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def _run(
     if accelerator == "gpu":
         torch.cuda.reset_peak_memory_stats()
 
-    parts = ranks.in_turn(lambda: build(cfg, shared))
+    parts = prepared(cfg.trainer, ranks.in_turn(lambda: build(cfg, shared)), accelerator)
     for line in summary_lines(cfg, parts, device_name(accelerator), precision):
         logger.info(line)
     if trains_head_only(cfg.freeze_strategy):  # of others nobody expects to be trained together
@@ -80,7 +81,8 @@ def _run(
         "together": 1,
     }
     kept = dict.fromkeys(note for cached in fitted.cached.values() for note in cached.notes)
-    notes = (*training_notes(cfg, module), *kept)
+    batch = batch_line(cfg)
+    notes = (*training_notes(cfg, module), *kept, *([f"Batch: {batch}."] if batch else []))
     (memory,) = ranks.largest(peak_memory_bytes(accelerator))
     record: RunRecord | None = None
     if ranks.first:

@@ -201,7 +201,7 @@ class _Saver:
         state = module.model.state_dict()
         begun = [phase for phase in self._parts.phases if phase.first_step < module.step]
         changed = {name for phase in begun for name in phase.changeable(module.model)}
-        losses = module.losses()
+        losses = module.losses.of_all()
         if not self._ranks.first:
             return
         ResumePoint(

@@ -24,6 +24,7 @@ from tl_experiments.training.build import Parts
 from tl_experiments.training.caching import Cached
 from tl_experiments.training.ema import Ema
 from tl_experiments.training.history import History
+from tl_experiments.training.losses import Losses, Signals
 from tl_experiments.training.memory import (
     Statistics,
     forward_in_parts,
@@ -40,8 +41,6 @@ from tl_experiments.training.resume import ResumePoint
 from tl_experiments.types import Batch
 
 logger = logging.getLogger(__name__)
-
-_MOST_STEPS = 64  # between two questions to the other processes whether a signal came to one of them
 
 
 class TransferModule(pl.LightningModule):
@@ -87,13 +86,11 @@ class TransferModule(pl.LightningModule):
         self.ema: Ema | None = None
         self.ranks = ranks
         self._save = save
-        self._ask_at = 0  # the next step after which signals are asked for
-        self._asked = (0, time.perf_counter())
         self._schedule = schedule(cfg.scheduler, phase.steps)
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._loss: Tensor | None = None  # of the step in progress
-        self._losses: list[Tensor] = []  # of this process, not yet in ``_mean_losses``
-        self._mean_losses = point.losses if point else torch.empty(0)  # over all processes, since the last validation
+        self.losses = Losses(ranks, point.losses if point else None)  # since the last validation
+        self._signals = Signals(ranks)
         parts.model.begin(phase.phase)
         self._logits = parts.model.logits if cached is None else cached.logits
         backend = cfg.trainer.compile_backend  # compiled anew in each phase, which has gradients of its own
@@ -255,14 +252,14 @@ class TransferModule(pl.LightningModule):
     def on_train_batch_end(self, *_: Any) -> None:
         assert self.audit is not None
         assert self._loss is not None
-        self._losses.append(self._loss)
+        self.losses.add(self._loss)
         if self.ema is not None:
             self.ema.update(self.model, self.step - self.phase.first_step)
         self.audit.see_step(self.torch_optimizer())  # gradients are still there, clipped as they were used
         if self.audit.is_due(self.global_step, self.phase.end_step - self.chunks[0][0]):
             self._refuse_non_finite_losses()
             self.audit.check(f"after {self.global_step} steps of the phase")
-        if self.step >= self._ask_at:
+        if self._signals.due(self.step):
             self._end_if_asked()
 
     def on_train_epoch_end(self) -> None:
@@ -288,16 +285,6 @@ class TransferModule(pl.LightningModule):
             return self.trainer.optimizers[0].state_dict()
         return self.point.optimizer if self.point else {}
 
-    def losses(self) -> Tensor:
-        """Losses of the steps since the last validation, ``(steps,)``, those before a resume included; on the CPU.
-
-        One transfer from the device a chunk, instead of one a step.
-        """
-        if self._losses:
-            self._mean_losses = torch.cat([self._mean_losses, self.ranks.mean(torch.stack(self._losses))])
-            self._losses.clear()
-        return self._mean_losses
-
     def _begin_average(self) -> None:
         if self.cfg.trainer.ema_decay is not None and self.ema is None:
             self.ema = Ema(self.model, self.phase.changeable(self.model), self.cfg.trainer.ema_decay)
@@ -313,23 +300,13 @@ class TransferModule(pl.LightningModule):
         raise Interrupted(signum, f"after step {self.step} of {self.parts.phases[-1].end_step}")
 
     def _end_if_asked(self) -> None:
-        """Where a signal has asked for it, this process or another, write a resume point and end the run.
-
-        The first process's clock says when to ask again: about once a second, so that short steps need not wait for it.
-        """
-        pause = 1
-        if self.ranks.world_size > 1:
-            (step, then), now = self._asked, time.perf_counter()
-            self._asked = (self.step, now)
-            if self.ranks.first and self.step > step:
-                pause = max(1, min(_MOST_STEPS, int((self.step - step) / (now - then))))
-        signum, pause = self.ranks.largest(interrupt.requested() or 0, pause)
-        self._ask_at = self.step + pause
-        if signum:
+        """Where a signal has asked for it, write a resume point and end the run."""
+        signum = self._signals.received(self.step)
+        if signum is not None:
             self.end(signum)
 
     def _refuse_non_finite_losses(self) -> None:
-        losses = self.losses()
+        losses = self.losses.of_all()
         bad = first_non_finite(losses)
         if bad is not None:
             raise diverged(f"the loss is not finite at step {self.step - len(losses) + bad + 1}")
@@ -379,9 +356,9 @@ class TransferModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._refuse_non_finite_losses()
-        losses = self.losses()
+        losses = self.losses.of_all()
         train_loss = float(losses.mean()) if len(losses) else None
-        self._mean_losses = torch.empty(0)
+        self.losses.clear()
         lr = self.phase.last_lr(self.parts.lr, self._schedule, self.step) if train_loss is not None else None
         val = self._gather()
         weights = partial(self.phase.weights, self.model)

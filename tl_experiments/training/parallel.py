@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import nn
 
 from tl_experiments.config.trainers import Ddp, Trainer
+from tl_experiments.errors import ConfigError
+from tl_experiments.training.audit import live_statistics
+from tl_experiments.training.build import Parts
 from tl_experiments.training.environment import device_of
 
 
@@ -35,6 +41,44 @@ class OneProcess(LightningEnvironment):
 
     def teardown(self) -> None:
         """Its parent removes WORLD_SIZE from the environment, which the next phase needs."""
+
+
+def prepared(cfg: Trainer, parts: Parts, accelerator: str) -> Parts:
+    """What several devices need to know about BatchNorm, done to the model and noted.
+
+    Each process normalises with the images of its own part of a batch; with ``sync_batchnorm`` with those of all.
+
+    Raises:
+        ConfigError: A device has a single image, or a CPU should synchronise.
+    """
+    world_size, least = cfg.world_size, 2 * cfg.world_size
+    if not isinstance(cfg, Ddp) or not (live := _live_batchnorm(parts)):
+        return parts
+    if cfg.sync_batchnorm:
+        if accelerator != "gpu":
+            what = f"true, but torch synchronises statistics between GPUs only; {len(live)} BatchNorms train here"
+            raise ConfigError("trainer.sync_batchnorm", what, "false, or trainer.accelerator=gpu")
+        convert_sync_batchnorm(parts.model)  # in place: names, parameters and modes stay
+        return parts
+    if cfg.effective_batch_size < least:
+        what = f"{cfg.effective_batch_size} over all {world_size} devices, and BatchNorm trains on 2 or more on each"
+        raise ConfigError("trainer.batch_size", what, "give more, or trainer.sync_batchnorm=true")
+    if world_size == 1:
+        return parts
+    each = cfg.effective_batch_size // world_size
+    note = (
+        f"BatchNorm trained with each device's own statistics, of {each} images a step, and kept the first one's "
+        "running ones: trainer.sync_batchnorm=true uses those of all."
+    )
+    return replace(parts, notes=(*parts.notes, note))
+
+
+def _live_batchnorm(parts: Parts) -> list[str]:
+    """Names of those whose statistics a phase updates."""
+    model = parts.model
+    live = {name for steps in parts.phases for name in live_statistics(model, model.layout, steps.phase)}
+    norms = {name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+    return sorted(name for name in norms if f"{name}.running_mean" in live)
 
 
 def placement(cfg: Trainer, accelerator: str) -> dict[str, Any]:

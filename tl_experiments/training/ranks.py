@@ -190,6 +190,10 @@ def opened(cfg: Trainer, accelerator: str) -> Iterator[Ranks]:
             assert isinstance(control, dist.ProcessGroup)  # of which this process is a member
             yield Ranks(ranks.rank, ranks.local_rank, ranks.world_size, control)
             dist.barrier(control)
+        except BaseException:
+            if device is not None:  # to be destroyed NCCL would wait for exchanges that the others have left
+                dist.distributed_c10d._abort_process_group()
+            raise
         finally:
             if dist.is_initialized():
                 dist.destroy_process_group()
