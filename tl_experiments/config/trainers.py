@@ -149,9 +149,20 @@ class Ddp(_ManyDevices):
 @dataclass(frozen=True, kw_only=True)
 class Fsdp(_ManyDevices):
     """Parameters, gradients and optimizer state divided over the devices, for backbones that do not fit on one (fully
-    sharded data parallel; Zhao et al., 2023)."""
+    sharded data parallel; Zhao et al., 2023).
+
+    Frozen blocks are divided too, and computed in every step: nothing of them is kept.
+    """
 
     name: Literal["fsdp"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        what = "of a model that is divided"
+        require(self.ema_decay is None, "ema_decay", self.ema_decay, f"null, {what}")
+        require(self.compile_backend is None, "compile_backend", self.compile_backend, f"null, {what}")
+        # its scaling looks for infinite gradients in the shares of one process alone
+        require(self.precision != "16-mixed", "precision", self.precision, f"auto, bf16-mixed or 32-true, {what}")
 
 
 Trainer = OneDevice | Ddp | Fsdp

@@ -27,6 +27,7 @@ from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.outputs import write_results
 from tl_experiments.training.parallel import prepared
 from tl_experiments.training.ranks import Ranks, opened
+from tl_experiments.training.sharding import whole
 from tl_experiments.training.summary import batch_line, summary_lines
 
 logger = logging.getLogger(__name__)
@@ -84,10 +85,11 @@ def _run(
     batch = batch_line(cfg)
     notes = (*training_notes(cfg, module), *kept, *([f"Batch: {batch}."] if batch else []))
     (memory,) = ranks.largest(peak_memory_bytes(accelerator))
+    state = whole(parts.model.state_dict(), ranks.first)
     record: RunRecord | None = None
     if ranks.first:
         metrics = write_results(target, parts.data, history, tests)
-        write_checkpoint(target, cfg, identity, parts)
+        write_checkpoint(target, cfg, identity, parts, state)
         trained = Trained(metrics, module.step, module.accumulation, work, notes, memory)
         record = make_record(cfg, identity, parts, history, trained, accelerator, precision)
         record.write(target)

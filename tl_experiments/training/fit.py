@@ -16,6 +16,7 @@ from typing import TypeVar
 import pytorch_lightning as pl
 
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.config.trainers import Fsdp
 from tl_experiments.data.batches import Share
 from tl_experiments.errors import TrainingError
 from tl_experiments.interrupt import Interrupted
@@ -33,6 +34,7 @@ from tl_experiments.training.profiling import StepProfiler
 from tl_experiments.training.progress import progress_callbacks
 from tl_experiments.training.ranks import ALONE, Ranks
 from tl_experiments.training.resume import ResumePoint, WritingTimer, read_resume_point
+from tl_experiments.training.sharding import shard, shares, undivided, whole
 
 logger = logging.getLogger(__name__)
 
@@ -90,11 +92,14 @@ def fit(
     trainer: pl.Trainer | None = None
     module: TransferModule | None = None
     device = device_of(accelerator)
+    if isinstance(cfg.trainer, Fsdp):
+        shard(parts.model, device)
+        history.best_state = shares(history.best_state, parts.model)
     parts.model.to(device)
     if accelerator == "gpu":
         parts.data.serve(device, hold_bytes(cfg, device))
     parts.data.divide(_share(parts, ranks))
-    ranks.check_equal(parts.model.state_dict(), "before the first phase")
+    ranks.check_equal(undivided(parts.model), "before the first phase")
     for phase in parts.phases:
         if not phase.last and (phase.end_step < done or (phase.end_step == done and not unvalidated)):
             continue
@@ -202,16 +207,19 @@ class _Saver:
         begun = [phase for phase in self._parts.phases if phase.first_step < module.step]
         changed = {name for phase in begun for name in phase.changeable(module.model)}
         losses = module.losses.of_all()
-        if not self._ranks.first:
+        first = self._ranks.first
+        model = whole({name: state[name] for name in state if name in changed}, first)
+        optimizer, history = whole(module.optimizer_state(), first), whole(self._history.state(), first)
+        if not first:
             return
         ResumePoint(
             run=self._run,
             step=module.step,
-            model={name: state[name] for name in state if name in changed},
-            optimizer=module.optimizer_state(),
+            model=model,
+            optimizer=optimizer,
             precision=module.trainer.precision_plugin.state_dict(),
             ema=module.ema.average if module.ema else {},
-            history=self._history.state(),
+            history=history,
             losses=losses,
             accumulation=module.accumulation,
             elapsed_s=time.perf_counter() - self._history.started,

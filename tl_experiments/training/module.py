@@ -38,6 +38,7 @@ from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.randomness import seed_step
 from tl_experiments.training.ranks import Ranks
 from tl_experiments.training.resume import ResumePoint
+from tl_experiments.training.sharding import undivided
 from tl_experiments.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -271,7 +272,7 @@ class TransferModule(pl.LightningModule):
         assert self.audit is not None
         self.audit.check_frozen("at the end of the phase")
         self._share_statistics()
-        self.ranks.check_equal(self.model.state_dict(), f"after step {self.step}")
+        self.ranks.check_equal(undivided(self.model), f"after step {self.step}")
 
     def torch_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer inside Lightning's."""

@@ -12,7 +12,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
-from tl_experiments.config.trainers import Ddp, Trainer
+from tl_experiments.config.trainers import Ddp, OneDevice, Trainer
 from tl_experiments.errors import ConfigError
 from tl_experiments.training.audit import live_statistics
 from tl_experiments.training.build import Parts
@@ -52,9 +52,9 @@ def prepared(cfg: Trainer, parts: Parts, accelerator: str) -> Parts:
         ConfigError: A device has a single image, or a CPU should synchronise.
     """
     world_size, least = cfg.world_size, 2 * cfg.world_size
-    if not isinstance(cfg, Ddp) or not (live := _live_batchnorm(parts)):
+    if isinstance(cfg, OneDevice) or not (live := _live_batchnorm(parts)):
         return parts
-    if cfg.sync_batchnorm:
+    if isinstance(cfg, Ddp) and cfg.sync_batchnorm:
         if accelerator != "gpu":
             what = f"true, but torch synchronises statistics between GPUs only; {len(live)} BatchNorms train here"
             raise ConfigError("trainer.sync_batchnorm", what, "false, or trainer.accelerator=gpu")
