@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tl_experiments.config.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
-from tl_experiments.config.trainers import TrainerConfig
+from tl_experiments.config.trainers import Trainer
 from tl_experiments.errors import UserError
 from tl_experiments.sweeps.cluster import Cluster, run_on_cluster
 from tl_experiments.sweeps.jobs import Job
-from tl_experiments.sweeps.local import Slots, run_tasks, slots
+from tl_experiments.sweeps.local import Slots, check_devices, run_tasks, slots
 from tl_experiments.sweeps.reports import Listener
 from tl_experiments.sweeps.slurm import Slurm, check
 from tl_experiments.sweeps.tasks import Task
 
 
-def places(executor: Executor, trainer: TrainerConfig, n_tasks: int, threads: int | None) -> Slots:
+def places(executor: Executor, trainer: Trainer, n_tasks: int, threads: int | None) -> Slots:
     """Where so many tasks run at once.
 
     Args:
@@ -39,8 +39,13 @@ def check_executor(jobs: Sequence[Job]) -> None:
     Raises:
         UserError: It is not there, or it refuses them.
     """
-    if jobs and isinstance(executor := jobs[0].config.executor, SlurmExecutor):
-        check(executor, [job.config.trainer for job in jobs])
+    if not jobs:
+        return
+    executor, trainers = jobs[0].config.executor, [job.config.trainer for job in jobs]
+    if isinstance(executor, LocalExecutor):
+        check_devices(trainers)
+    elif isinstance(executor, SlurmExecutor):
+        check(executor, trainers)
 
 
 def execute(
