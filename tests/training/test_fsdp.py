@@ -118,3 +118,20 @@ def test_a_unit_is_a_block(tiny):
 def test_what_a_divided_model_cannot_have(tiny, override, error):
     with pytest.raises(ConfigError, match=error):
         tiny("trainer=fsdp", "freeze_strategy=full", *override.split())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("strategy", ["full", "lp_ft"])
+def test_on_gpus_too(tiny, tmp_path, strategy, precision):
+    """Over two where there are as many; one holds it all, but by the same way."""
+    n = min(2, torch.cuda.device_count())
+    on_gpu = [*VIT, "trainer.accelerator=gpu", f"trainer.precision={precision}", f"freeze_strategy={strategy}"]
+    run(tiny(*on_gpu, "feature_cache=off"), tmp_path / "whole")
+    with processes(n) as started:
+        for answer in started.do(
+            held_after_each_step, tiny(*on_gpu, *FSDP, f"trainer.devices={n}"), tmp_path / "divided"
+        ):
+            assert not isinstance(answer, BaseException), answer
+    same(tmp_path / "whole", tmp_path / "divided", 1e-3 if precision == "32-true" else 2e-2)
