@@ -183,3 +183,15 @@ def test_a_second_signal_raises_unless_a_cluster_repeats_it(monkeypatch):
         os.kill(os.getpid(), signal.SIGUSR1)
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_what_a_launcher_repeats_is_one_signal(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now[0])
+    with interrupt.installed():
+        for now[0] in (100.0, 100.1, 100.4):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.requested() == signal.SIGTERM
+        now[0] = 100.6
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
