@@ -25,8 +25,9 @@ ENDLESS = (*TINY, "freeze_strategy=full", "dataset.shots=5", "trainer.max_epochs
 
 
 @pytest.fixture
-def login(slurm, monkeypatch):
+def login(slurm, monkeypatch, tmp_path):
     """The cluster, for which this process is on a login node."""
+    monkeypatch.chdir(tmp_path)  # where jobs leave what a crash writes
     monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for jobs whose config is a class of the tests
     return slurm
