@@ -8,6 +8,7 @@ from pathlib import Path
 from tl_experiments.config.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from tl_experiments.config.trainers import TrainerConfig
 from tl_experiments.errors import UserError
+from tl_experiments.sweeps import ray_cluster
 from tl_experiments.sweeps.cluster import Cluster, run_on_cluster
 from tl_experiments.sweeps.local import Slots, run_tasks, slots
 from tl_experiments.sweeps.reports import Listener
@@ -64,8 +65,12 @@ def cluster_of(name: str) -> Cluster:
     Raises:
         UserError: It cannot be reached from here.
     """
+    if name.startswith("ray "):
+        return ray_cluster.connect(name.removeprefix("ray "))
     raise UserError(name, "no such cluster", "choose slurm or ray")
 
 
 def _open(executor: SlurmExecutor | RayExecutor) -> Cluster:
+    if isinstance(executor, RayExecutor):
+        return ray_cluster.start(executor)
     raise UserError("executor", executor.name, "choose local")
