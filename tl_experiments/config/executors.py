@@ -47,7 +47,7 @@ class SlurmExecutor:
         max_requeues: Turns after the first that a job may take because of its limit.
         max_parallel: Jobs of an array at once.
         setup: Lines of shell before a job starts, such as ``module load cuda``.
-        options: Further options of sbatch, by their long names.
+        options: Further options of sbatch, by their long names; ``true`` for one that takes no value.
         poll_s: Seconds between two looks at the queue.
     """
 
@@ -64,7 +64,7 @@ class SlurmExecutor:
     max_requeues: int
     max_parallel: int
     setup: tuple[str, ...]
-    options: dict[str, str]
+    options: dict[str, str | bool]
     poll_s: float
     jobs_per_device: ClassVar[None] = None
 

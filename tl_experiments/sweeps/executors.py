@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from tl_experiments.config.trainers import TrainerConfig
 from tl_experiments.errors import UserError
 from tl_experiments.sweeps import ray_cluster
 from tl_experiments.sweeps.cluster import Cluster, run_on_cluster
+from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.local import Slots, run_tasks, slots
 from tl_experiments.sweeps.reports import Listener
+from tl_experiments.sweeps.slurm import Slurm, check
 from tl_experiments.sweeps.tasks import Task
 
 
@@ -29,6 +32,16 @@ def places(executor: Executor, trainer: TrainerConfig, n_tasks: int, threads: in
     most = executor.max_parallel if isinstance(executor, SlurmExecutor) else n_tasks
     device = None if trainer.accelerator == "cpu" else "gpu"
     return Slots((device,) * max(1, min(n_tasks, most)), executor.threads_per_job)
+
+
+def check_executor(jobs: Sequence[Job]) -> None:
+    """That the executor of ``jobs``, which they share, would take them.
+
+    Raises:
+        UserError: It is not there, or it refuses them.
+    """
+    if jobs and isinstance(executor := jobs[0].config.executor, SlurmExecutor):
+        check(executor, [job.config.trainer for job in jobs])
 
 
 def execute(
@@ -65,12 +78,14 @@ def cluster_of(name: str) -> Cluster:
     Raises:
         UserError: It cannot be reached from here.
     """
+    if name == Slurm.name:
+        if shutil.which("squeue") is None:
+            raise UserError(name, "squeue is not found here", "go where jobs are submitted")
+        return Slurm()
     if name.startswith("ray "):
         return ray_cluster.connect(name.removeprefix("ray "))
     raise UserError(name, "no such cluster", "choose slurm or ray")
 
 
 def _open(executor: SlurmExecutor | RayExecutor) -> Cluster:
-    if isinstance(executor, RayExecutor):
-        return ray_cluster.start(executor)
-    raise UserError("executor", executor.name, "choose local")
+    return Slurm(executor) if isinstance(executor, SlurmExecutor) else ray_cluster.start(executor)
