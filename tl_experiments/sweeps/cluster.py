@@ -170,6 +170,7 @@ def run_on_cluster(
         Interrupted: Likewise, where the cluster ends with the command.
         UserError: The cluster refuses the tasks.
     """
+    known = known if cluster.outlives else {}  # a command that was killed took its cluster with it
     with interrupt.postponed():
         followed = [_follow(task, known[task.id], folder) for task in tasks if task.id in known]
         followed += _submit([task for task in tasks if task.id not in known], folder, threads, cluster, listener)

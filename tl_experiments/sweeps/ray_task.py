@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +53,27 @@ class Actor:
     """What a cluster knows of an actor.
 
     Args:
-        state: Ray's word for it, such as ``PENDING_CREATION``, which stands for a task that runs as well.
+        state: Ray's word for it; ``PENDING_CREATION`` and ``RESTARTING`` stand for tasks that run as well.
         pid: Of its process; 0 before it has one.
         node: Id of its node.
         restarts: How often it was started again.
-        death: Why it is dead, in one line.
-        killed: Whether it was ended by ``ray.kill``.
+        death: Why it is dead, in a few words.
+        hint: What may help against that.
+        outside: Whether a person or a lost node ended it.
     """
 
     state: str
     pid: int
     node: str
     restarts: int
-    death: str
-    killed: bool
+    death: str = ""
+    hint: str = ""
+    outside: bool = False
+
+    @property
+    def runs(self) -> bool:
+        """Whether it has a process."""
+        return self.state != "DEAD" and self.pid > 0
 
 
 def actors(names: Set[str]) -> dict[str, Actor]:
@@ -77,22 +84,31 @@ def actors(names: Set[str]) -> dict[str, Actor]:
 
 
 def _actor(row: dict[str, Any]) -> Actor:
+    alive = Actor(row["State"], row["Pid"], row["Address"]["NodeID"], row["NumRestarts"])
     cause = row["DeathCause"]
-    context = cause.WhichOneof("context") if cause else None
-    if context is None:
-        death = ""
-    elif context == "creation_task_failure_context":
-        raised = cause.creation_task_failure_context.formatted_exception_string.strip()
-        death = raised.splitlines()[-1] if raised else "could not be started"
-    else:
-        death = first_line(Exception(getattr(cause, context).error_message))
-    reason = cause.actor_died_error_context if context == "actor_died_error_context" else None
-    killed = reason is not None and reason.reason == reason.Reason.Value("RAY_KILL")
-    if reason is not None and reason.reason == reason.Reason.Value("WORKER_DIED"):
-        death = f"killed: out of memory? {OUT_OF_MEMORY_HINT}"
-    elif reason is not None and reason.reason == reason.Reason.Value("NODE_DIED"):
-        death = "killed with its node"
-    return Actor(row["State"], row["Pid"], row["Address"]["NodeID"], row["NumRestarts"], death, killed)
+    match kind := cause.WhichOneof("context") if cause else None:
+        case None:
+            return alive
+        case "creation_task_failure_context":
+            lines = cause.creation_task_failure_context.formatted_exception_string.strip().splitlines()
+            return replace(alive, death=lines[-1] if lines else "could not be started")
+        case "actor_died_error_context":
+            context = cause.actor_died_error_context
+            match context.Reason.Name(context.reason):
+                case "WORKER_DIED":
+                    return replace(alive, death="killed", hint=f": out of memory? {OUT_OF_MEMORY_HINT}")
+                case "NODE_DIED":
+                    return replace(alive, death="killed with its node", outside=True)
+                case "RAY_KILL":
+                    return replace(alive, death="cancelled", outside=True)
+    return replace(alive, death=first_line(Exception(getattr(cause, kind).error_message)))
+
+
+def may_grow() -> bool:
+    """Whether the cluster starts nodes as it needs them."""
+    from ray._private import state
+
+    return bool(state.state.get_max_resources_from_cluster_config())
 
 
 def end_process(pid: int) -> None:
