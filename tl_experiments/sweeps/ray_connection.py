@@ -49,8 +49,8 @@ def start(executor: RayExecutor) -> None:
         UserError: It cannot be started.
     """
     temporary = temporary_folder(executor)
-    if "RAY_AUTH_MODE" not in os.environ:  # Ray listens on all interfaces, and would keep a token in the home folder
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    if "RAY_AUTH_TOKEN_PATH" not in os.environ:  # Ray would keep one in the home folder
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     ray = import_ray()
     if not _is_connected(ray, "local"):
         size = {"num_cpus": _cores(), "object_store_memory": _OBJECT_STORE_BYTES}
@@ -81,7 +81,7 @@ def connect(address: str) -> str:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         try:  # Ray itself would try for minutes
             socket.create_connection((host, int(port)), _CONNECT_S).close()
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise _unreachable(address, first_line(error)) from None
         _init(ray, address)
     return address
@@ -97,7 +97,7 @@ def offer(executor: RayExecutor) -> Offer:
         return offer_of(f"ray {connect(executor.address)}")
     import_ray()
     temporary_folder(executor)
-    return Offer("this machine", ({"CPU": _cores(), "GPU": len(visible_gpus()), "memory": math.inf},))
+    return Offer("a cluster on this machine", ({"CPU": _cores(), "GPU": len(visible_gpus()), "memory": math.inf},))
 
 
 def offer_of(where: str) -> Offer:
@@ -155,6 +155,10 @@ def _init(ray: Any, address: str, **options: Any) -> None:
     try:
         ray.init(address, namespace=NAMESPACE, **quiet, **options)
     except Exception as error:
+        if address == "local":
+            raise UserError(
+                "executor=ray", f"Ray does not start here ({first_line(error)})", "see executor.temp_dir"
+            ) from None
         raise _unreachable(address, first_line(error)) from None
     finally:
         interrupt.take_back()
