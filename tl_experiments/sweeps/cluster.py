@@ -199,6 +199,8 @@ def run_on_cluster(
         cluster.cancel([one.handle for one in followed])
         for one in followed:
             one.listen(folder, listener)
+            if not one.begun:
+                one.reports.last_word = "skipped", "the command ended before its turn; run it again", True
             one.reports.abandon(listener)
         interrupt.check()
 

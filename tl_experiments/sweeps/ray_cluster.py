@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tl_experiments
 from tl_experiments.config.executors import RayExecutor
@@ -48,16 +49,30 @@ class RayCluster:
         """Take them from the queue; those that run have 30 s for a resume point each."""
         left = {handle: actor for handle, actor in _look(handles).items() if actor.state != "DEAD"}
         try:
-            for handle, actor in left.items():
-                if not actor.runs:
-                    _kill(handle)
-            _ask_to_end([actor for actor in left.values() if actor.runs])
+            for handle in left.keys() - self._asked_to_end({one: actor for one, actor in left.items() if actor.runs}):
+                _kill(handle)
             deadline = time.monotonic() + _GRACE_S
             while time.monotonic() < deadline and any(one.state != "DEAD" for one in _look(list(left)).values()):
                 time.sleep(_LOOK_S)
         finally:
             for handle in left:
                 _kill(handle)
+
+    def _asked_to_end(self, running: Mapping[str, Actor]) -> set[str]:
+        """Ask them to write their resume points; returns those that could be asked. One that is about to be started
+        again cannot."""
+        if not self.outlives:
+            return {handle for handle, actor in running.items() if end_process(actor.pid)}
+        ray = import_ray()
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        answers = {}
+        for handle, actor in running.items():
+            there = NodeAffinitySchedulingStrategy(actor.node, soft=False)
+            function = ray.remote(end_process).options(num_cpus=0, scheduling_strategy=there)
+            answers[function.remote(actor.pid)] = handle
+        ready, _ = ray.wait(list(answers), num_returns=len(answers), timeout=_ASK_S) if answers else ([], [])
+        return {answers[one] for one in ready if _succeeded(one)}
 
 
 def open_ray(executor: RayExecutor) -> RayCluster:
@@ -146,15 +161,9 @@ def _kill(handle: str) -> None:
     ray.kill(actor, no_restart=True)
 
 
-def _ask_to_end(running: Sequence[Actor]) -> None:
-    """Let them write their resume points."""
+def _succeeded(answer: Any) -> bool:
     ray = import_ray()
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    asked = []
-    for actor in running:
-        there = NodeAffinitySchedulingStrategy(actor.node, soft=False)
-        function = ray.remote(end_process).options(num_cpus=0, scheduling_strategy=there)
-        asked.append(function.remote(actor.pid))
-    if asked:
-        ray.wait(asked, num_returns=len(asked), timeout=_ASK_S)
+    try:
+        return bool(ray.get(answer))
+    except ray.exceptions.RayError:  # its node is gone
+        return False

@@ -111,11 +111,13 @@ def may_grow() -> bool:
     return bool(state.state.get_max_resources_from_cluster_config())
 
 
-def end_process(pid: int) -> None:
-    """Ask the task in process ``pid`` of this node to end for good, unless the number is another process's by now."""
+def end_process(pid: int) -> bool:
+    """Ask the task in process ``pid`` of this node to end for good; False where there is none any more."""
     shown = subprocess.run(["ps", "-ww", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False)
-    if RayTask.__name__ in shown.stdout:
-        os.kill(pid, CANCELLED)
+    if RayTask.__name__ not in shown.stdout:
+        return False
+    os.kill(pid, CANCELLED)
+    return True
 
 
 def _wait_for(folder: Path) -> None:
