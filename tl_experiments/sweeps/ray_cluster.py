@@ -19,7 +19,6 @@ from tl_experiments.sweeps.ray_task import Actor, RayTask, actors, end_process
 from tl_experiments.sweeps.tasks import Task
 
 _GRACE_S = 30.0  # for a resume point
-_ASK_S = 10.0  # that a node may take to pass on that a task is to end
 _LOOK_S = 0.2  # between two looks whether a task has ended
 
 
@@ -71,7 +70,7 @@ class RayCluster:
             there = NodeAffinitySchedulingStrategy(actor.node, soft=False)
             function = ray.remote(end_process).options(num_cpus=0, scheduling_strategy=there)
             answers[function.remote(actor.pid)] = handle
-        ready, _ = ray.wait(list(answers), num_returns=len(answers), timeout=_ASK_S) if answers else ([], [])
+        ready, _ = ray.wait(list(answers), num_returns=len(answers), timeout=_GRACE_S) if answers else ([], [])
         return {answers[one] for one in ready if _succeeded(one)}
 
 

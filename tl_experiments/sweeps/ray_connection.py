@@ -148,10 +148,10 @@ def _is_connected(ray: Any, address: str) -> bool:
 
 def _init(ray: Any, address: str, **options: Any) -> None:
     global _connected_to
-    logging.getLogger("ray").setLevel(logging.ERROR)
     # what becomes of its processes is told by the actors' states, not between the lines of the command
     ray._private.worker.print_to_stdstream = lambda *_arguments, **_options: None
-    quiet = {} if address.startswith("ray://") else {"log_to_driver": False, "logging_level": logging.ERROR}
+    logging.getLogger("ray.util.client.logsclient").addHandler(logging.NullHandler())
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address, namespace=NAMESPACE, **quiet, **options)
     except Exception as error:
