@@ -19,7 +19,7 @@ ON_SLURM = ["executor=slurm", "executor.cpus_per_task=1", "executor.poll_s=1", "
 
 def start(cluster, tmp_path, *overrides):
     out, log = tmp_path / "out", tmp_path / "log"
-    own = [f"executor.options={{comment: {tmp_path.name}}}", f"output_dir={out}", "name=x"]
+    own = [f"+executor.options.comment={tmp_path.name}", f"output_dir={out}", "name=x"]
     process = cluster.tl("train", "-m", *(overrides or SWEEP), *ON_SLURM, *own, log=log)
     return process, out, log
 
