@@ -48,7 +48,11 @@ PropagateResourceLimits=NONE
 DefMemPerCPU={memory_of_cpu_mb}
 {accounting}
 {nodes}
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
+PartitionName=grace Nodes=n[1-2] GraceTime=30 MaxTime=INFINITE State=UP
+PartitionName=urgent Nodes=n[1-2] PriorityTier=10 MaxTime=INFINITE State=UP
 """
 WITHOUT_ACCOUNTING = "AccountingStorageType=accounting_storage/none\nJobAcctGatherType=jobacct_gather/none"
 WITH_ACCOUNTING = """\

@@ -7,6 +7,23 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from tl_experiments.config.ranges import require
+from tl_experiments.errors import ConfigError
+
+# Options of sbatch, and the keys that set them
+_SET_BY = {
+    "account": "executor.account",
+    "array": "executor.max_parallel",
+    "constraint": "executor.constraint",
+    "cpus-per-task": "executor.cpus_per_task",
+    "gpus-per-node": "executor.gpus_per_node",
+    "mem": "executor.memory_gb",
+    "nodes": "trainer.num_nodes",
+    "ntasks-per-node": "trainer.devices",
+    "partition": "executor.partition",
+    "qos": "executor.qos",
+    "signal": "executor.signal_delay_s",
+    "time": "executor.time_min",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +94,12 @@ class SlurmExecutor:
             require(getattr(self, key) > 0, key, getattr(self, key), "1 or more")
         for key in ("signal_delay_s", "max_requeues"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
+        delay, limit = self.signal_delay_s, 60 * self.time_min
+        require(delay < limit, "signal_delay_s", delay, f"less than the {limit} s of time_min")
         require(self.poll_s > 0, "poll_s", self.poll_s, "a number above 0")
+        for option in self.options:
+            if (own := _SET_BY.get(option.replace("_", "-"))) is not None:
+                raise ConfigError(f"options.{option}", "is an option that has a key of its own", f"give {own}=")
 
     @property
     def threads_per_job(self) -> int:

@@ -52,7 +52,7 @@ class Queue:
         found = squeue_conditions(looked.stdout)
         if forgotten := [handle for handle in handles if handle not in found]:
             # without accounting it fails, and nothing is known of them
-            ended = run("sacct", "--noheader", "--parsable2", "-X", "--format=JobID,State,ExitCode", f"--jobs={ids}")
+            ended = run("sacct", "--noheader", "--parsable2", "--format=JobID,State,ExitCode", f"--jobs={ids}")
             accounts = sacct_conditions(ended.stdout) if not ended.returncode else {}
             found |= {handle: accounts.get(handle, UNKNOWN) for handle in forgotten}
         conditions = {handle: found[handle] for handle in handles}
@@ -112,18 +112,26 @@ def squeue_conditions(listing: str) -> dict[str, Condition]:
 
 
 def sacct_conditions(listing: str) -> dict[str, Condition]:
-    """Handle -> condition, from lines ``JobID|State|ExitCode`` of sacct for jobs that the queue has forgotten."""
-    found = {}
+    """Handle -> condition, from lines ``JobID|State|ExitCode`` of sacct for jobs that the queue has forgotten.
+
+    Those of a job are followed by those of its steps. srun's tells of a signal; of the job's own code sacct takes off
+    128.
+    """
+    words: dict[str, str] = {}
+    codes: dict[str, int] = {}
     for line in listing.splitlines():
-        handle, whole, status = line.split("|")[:3]
-        state = whole.split()[0]
-        if state not in _ENDED:  # the accounts come late
-            continue
-        code, _, signum = status.partition(":")
-        number = 128 + int(signum) if int(signum or 0) else int(code)
-        for one in _members(handle):
-            found[one] = _ended(one, state, whole, number)
-    return found
+        name, word, status = line.split("|")[:3]
+        job, _, step = name.partition(".")
+        if step in ("", "0"):
+            code, _, signum = status.partition(":")
+            codes[job] = 128 + int(signum) if int(signum or 0) else int(code)
+        if not step and word.split()[0] in _ENDED:  # the accounts come late
+            words[job] = word
+    return {
+        handle: _ended(handle, word.split()[0], word, codes[job])
+        for job, word in words.items()
+        for handle in _members(job)
+    }
 
 
 def said(done: subprocess.CompletedProcess[str]) -> str:
