@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check bench clean
+.PHONY: help setup quickstart test test-cluster check bench clean
 
 help:  ## explain the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -28,6 +28,14 @@ quickstart: setup  ## pretrain on letters, transfer to digits with 5 labels a cl
 
 test: setup  ## run the test suite
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+
+CLUSTER_PACKAGES := slurm-wlm munge slurmdbd mariadb-server
+
+test-cluster: setup  ## run the tests that start a SLURM and a Ray cluster on this machine; installs SLURM where it is absent
+	dpkg -s $(CLUSTER_PACKAGES) > /dev/null 2>&1 || { \
+	    as_root=; [ "$$(id -u)" = 0 ] || as_root="sudo -n"; $$as_root apt-get update -qq && \
+	    $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(CLUSTER_PACKAGES); }
+	$(BIN)/python -m pytest tests/cluster -m cluster --durations 10
 
 check: setup  ## lint, formatting, types
 	$(BIN)/ruff check .

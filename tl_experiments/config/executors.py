@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from tl_experiments.config.ranges import require
+from tl_experiments.errors import ConfigError
+
+# Options of sbatch, and the keys that set them
+_SET_BY = {
+    "account": "executor.account",
+    "array": "executor.max_parallel",
+    "constraint": "executor.constraint",
+    "cpus-per-task": "executor.cpus_per_task",
+    "gpus-per-node": "executor.gpus_per_node",
+    "mem": "executor.memory_gb",
+    "nodes": "trainer.num_nodes",
+    "ntasks-per-node": "trainer.devices",
+    "partition": "executor.partition",
+    "qos": "executor.qos",
+    "signal": "executor.signal_delay_s",
+    "time": "executor.time_min",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +65,7 @@ class SlurmExecutor:
         max_requeues: Turns after the first that a job may take because of its limit.
         max_parallel: Jobs of an array at once.
         setup: Lines of shell before a job starts, such as ``module load cuda``.
-        options: Further options of sbatch, by their long names.
+        options: Further options of sbatch, by their long names; ``true`` for one that takes no value.
         poll_s: Seconds between two looks at the queue.
     """
 
@@ -64,7 +82,7 @@ class SlurmExecutor:
     max_requeues: int
     max_parallel: int
     setup: tuple[str, ...]
-    options: dict[str, str]
+    options: dict[str, str | bool]
     poll_s: float
     jobs_per_device: ClassVar[None] = None
 
@@ -76,7 +94,12 @@ class SlurmExecutor:
             require(getattr(self, key) > 0, key, getattr(self, key), "1 or more")
         for key in ("signal_delay_s", "max_requeues"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
+        delay, limit = self.signal_delay_s, 60 * self.time_min
+        require(delay < limit, "signal_delay_s", delay, f"less than the {limit} s of time_min")
         require(self.poll_s > 0, "poll_s", self.poll_s, "a number above 0")
+        for option in self.options:
+            if (own := _SET_BY.get(option.replace("_", "-"))) is not None:
+                raise ConfigError(f"options.{option}", "is an option that has a key of its own", f"give {own}=")
 
     @property
     def threads_per_job(self) -> int:
@@ -89,11 +112,11 @@ class RayExecutor:
     """Each task of a sweep on a cluster of Ray. All nodes see ``output_dir``.
 
     Args:
-        address: Of a cluster, as ``ray.init`` takes it; ``auto`` finds the one of this machine; null starts one on this
-            machine, which ends with the command.
-        gpus_per_task: GPUs of a task, a fraction where several share one, whose memory Ray does not divide; null is
-            one, and none with ``trainer.accelerator=cpu``.
-        cpus_per_task: Cores, and CPU threads, of a task.
+        address: Of a cluster, ``host:port`` or ``ray://host:port``; ``auto`` finds that of ``RAY_ADDRESS`` or of this
+            machine; null starts one on this machine, which ends with the command.
+        gpus_per_task: GPUs of a task, a fraction where several share one, whose memory Ray does not divide; null is one
+            a device of the trainer. With ``trainer.accelerator=cpu``, or ``auto`` and no GPU in the cluster, none.
+        cpus_per_task: Cores, and CPU threads, of each process of a task, one a device of the trainer.
         memory_gb: That a task asks for; null asks for none.
         resources: Of a task, by the names that the cluster gives them.
         max_retries: How often a task whose process or node died is started again; it goes on from its resume point.
@@ -117,6 +140,9 @@ class RayExecutor:
             gpus is None or 0 <= gpus < 1 or gpus == int(gpus), "gpus_per_task", gpus, "a fraction, or a whole number"
         )
         require(memory is None or memory > 0, "memory_gb", memory, "a number above 0, or null")
+        address = self.address
+        known = address in (None, "auto") or re.fullmatch(r"(ray://)?[^/\s]+:\d+", address)
+        require(bool(known), "address", address, "host:port, ray://host:port, auto or null")
         require(self.cpus_per_task > 0, "cpus_per_task", self.cpus_per_task, "1 or more")
         require(self.max_retries >= 0, "max_retries", self.max_retries, "0 or more")
         require(self.poll_s > 0, "poll_s", self.poll_s, "a number above 0")

@@ -31,11 +31,14 @@ class Condition:
         state: ``waiting`` in the queue, ``running``, or ``ended``, also where the cluster does not know it any more.
         detail: In a few words: why it waits, where it runs, why it ended.
         time_left_s: Until its limit; None where there is none.
+        outside: It was ended from outside, by a person or a lost machine: no job of it is to blame, and all of them are
+            left to the next command.
     """
 
     state: Literal["waiting", "running", "ended"]
     detail: str = ""
     time_left_s: float | None = None
+    outside: bool = False
 
 
 class Cluster(Protocol):
@@ -123,6 +126,13 @@ class _Followed:
             return True
         return self.ended_at is not None and time.monotonic() - self.ended_at >= _LAST_LINES_S
 
+    def conclude(self, condition: Condition | None, listener: Listener) -> list[Task]:
+        """Enter what it left behind; returns tasks in which to try that again."""
+        death = (condition.detail if condition else "") or "ended before it was done"
+        if condition is not None and condition.outside and self.reports.last_word is None:
+            self.reports.last_word = "interrupted", f"{death}; run it again", True
+        return self.reports.conclude(listener, death)
+
     def _visible(self, folder: Path, position: int) -> bool:
         if has_record(folder, self.reports.task.jobs[position]):
             return True
@@ -160,6 +170,7 @@ def run_on_cluster(
         Interrupted: Likewise, where the cluster ends with the command.
         UserError: The cluster refuses the tasks.
     """
+    known = known if cluster.outlives else {}  # a command that was killed took its cluster with it
     with interrupt.postponed():
         followed = [_follow(task, known[task.id], folder) for task in tasks if task.id in known]
         followed += _submit([task for task in tasks if task.id not in known], folder, threads, cluster, listener)
@@ -172,9 +183,7 @@ def run_on_cluster(
                     one.listen(folder, listener)
                     if one.has_ended:
                         followed.remove(one)
-                        condition = conditions.get(one.handle)
-                        death = (condition.detail if condition else "") or "ended before it was done"
-                        parts += one.reports.conclude(listener, death)
+                        parts += one.conclude(conditions.get(one.handle), listener)
                 followed += _submit(parts, folder, threads, cluster, listener)
                 _rest(poll_s if followed else 0.0)
         except BaseException:
@@ -190,6 +199,8 @@ def run_on_cluster(
         cluster.cancel([one.handle for one in followed])
         for one in followed:
             one.listen(folder, listener)
+            if not one.begun:
+                one.reports.last_word = "skipped", "the command ended before its turn; run it again", True
             one.reports.abandon(listener)
         interrupt.check()
 

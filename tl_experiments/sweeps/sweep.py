@@ -17,7 +17,7 @@ from tl_experiments.records import STACKS_FOLDER, RunRecord, remove_resume_point
 from tl_experiments.sweeps.bookkeeping import Bookkeeper, finished_records, has_record
 from tl_experiments.sweeps.costs import CostBook
 from tl_experiments.sweeps.display import shown
-from tl_experiments.sweeps.executors import execute, places
+from tl_experiments.sweeps.executors import check_executor, execute, places
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import AT_WORK, ENDED_BADLY, SETTLED, Entry, Ledger
 from tl_experiments.sweeps.local import Slots
@@ -70,9 +70,11 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str, choose: Choose | 
         choose: Takes one of an arm's settings, by val; for ``tuning_seed``.
 
     Raises:
+        UserError: Before anything is entered, if the executor would not take the jobs.
         DataError: Before any job starts, if a dataset cannot be used as it stands.
     """
     planned = stages(jobs)
+    check_executor([job for job in jobs if not has_record(folder, job)])
     datasets = _check_data(jobs, folder)
     with _ledger(jobs, folder, command) as ledger:
         if planned.arms:
