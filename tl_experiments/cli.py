@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        sys.stderr.write(f"error: {plain(str(error))}\n")
+        if os.environ.get("RANK", "0") == "0":  # of several processes of torchrun one says it
+            sys.stderr.write(f"error: {plain(str(error))}\n")
         code = error.exit_code
     except Detached as error:
         sys.stderr.write(f"detached: {plain(str(error))}\n")

@@ -16,7 +16,9 @@ from tl_experiments.safe_text import plain, redacted_text
 
 if TYPE_CHECKING:
     from tl_experiments.sweeps.jobs import Job
+    from tl_experiments.sweeps.launched import Launched
     from tl_experiments.sweeps.sweep import Outcome
+    from tl_experiments.sweeps.worker import RunJob
 
 
 class TrainCommand:
@@ -46,8 +48,11 @@ class TrainCommand:
         """One job."""
         from tl_experiments.config.compose import plain_config
         from tl_experiments.sweeps.jobs import make_job
+        from tl_experiments.sweeps.launched import launched
 
         job = make_job(overrides, plain_config(composed))
+        if (together := launched()) is not None:
+            return self.run_together(job, overrides, together)
         if params:
             sys.stderr.write(f"note: one run; with -m the experiment's sweep: {shlex.join(params)}\n")
         if job.config.print_layout:
@@ -62,8 +67,15 @@ class TrainCommand:
         from tl_experiments.config.compose import swept_trackers
         from tl_experiments.sweeps.expand import compose_jobs
         from tl_experiments.sweeps.jobs import make_job
+        from tl_experiments.sweeps.launched import launched
         from tl_experiments.sweeps.worker import start_logging
 
+        if (together := launched()) is not None:
+            raise ConfigError(
+                f"tl {self.verb} -m",
+                f"{together.by} started {together.world_size} processes, and a sweep is one that starts others",
+                f"a command a job, without -m; or, without {together.by}, executor=local or executor=slurm",
+            )
         start_logging()
         composed = compose_jobs(loader, self.verb, list(config.hydra.overrides.hydra), job_overrides)
         jobs = list({job.id: job for job in (make_job(*one) for one in composed)}.values())
@@ -76,16 +88,42 @@ class TrainCommand:
         return self.run_many(jobs, list(config.hydra.overrides.task))
 
     def run_one(self, job: Job, overrides: list[str]) -> int:
-        """Train it in this process."""
+        """Train it in this process, or on several devices in some that it starts."""
+        from tl_experiments.sweeps.worker import run_job, start_logging
+
+        start_logging()
+        if job.config.executor.name != "local" or job.config.trainer.name != "default":
+            return self.run_many([job], overrides)
+        return self._run_here(job, overrides, run_job)
+
+    def run_together(self, job: Job, overrides: list[str], together: Launched) -> int:
+        """Train it in this process and in others that run the same command."""
+        from tl_experiments.sweeps.jobs import sweep_folder, without_secrets
+        from tl_experiments.sweeps.tasks import Task
+        from tl_experiments.sweeps.worker import start_logging
+
+        together.check(job.config.trainer)
+        if job.config.executor.name != "local":
+            name = job.config.executor.name
+            raise ConfigError(
+                "executor",
+                f"{name}, which starts processes itself, under {together.by}",
+                f"start it without {together.by}",
+            )
+        if together.first:
+            start_logging()
+            return together.lead(lambda: self._run_here(job, overrides, together.run_job))
+        folder = sweep_folder([job], overrides)
+        (job,) = without_secrets([job])
+        with interrupt.installed(at_once=True):
+            return together.take_part(Task((job,)), folder, job.config.executor.threads_per_job)
+
+    def _run_here(self, job: Job, overrides: list[str], run: RunJob) -> int:
         from tl_experiments.sweeps.jobs import sweep_folder, without_secrets
         from tl_experiments.sweeps.lock import running_here
         from tl_experiments.sweeps.sweep import preview, run_single
-        from tl_experiments.sweeps.worker import start_logging
         from tl_experiments.tracking.process import check_installed, following
 
-        start_logging()
-        if job.config.executor.name != "local":
-            return self.run_many([job], overrides)
         trackers = job.config.tracker.chosen()
         check_installed(trackers)
         folder = sweep_folder([job], overrides)
@@ -94,7 +132,7 @@ class TrainCommand:
             sys.stdout.write(preview([job], folder) + "\n")
             return OK
         with interrupt.installed(at_once=True), running_here(folder), following(folder, trackers):
-            outcome = run_single(job, folder, self.line)
+            outcome = run_single(job, folder, self.line, run)
             self._show(outcome, compare=False)
         return self._name_failures(outcome)
 
@@ -145,6 +183,13 @@ class RatesCommand(TrainCommand):
 
     def run_one(self, job: Job, overrides: list[str]) -> int:
         return self.run_many([job], overrides)
+
+    def run_together(self, job: Job, overrides: list[str], together: Launched) -> int:
+        raise ConfigError(
+            "tl lr",
+            f"is one process, but {together.by} started {together.world_size}",
+            f"start it without {together.by}",
+        )
 
     def run_many(self, jobs: Sequence[Job], overrides: list[str]) -> int:
         from tl_experiments.analysis.lr_curves import table, write_curves

@@ -108,6 +108,9 @@ class TrainConfig:
         if not trains_head_only(self.freeze_strategy):
             what = f"{name}, which is solved on fixed features, together with {self.freeze_strategy.name}"
             raise ConfigError("head", what, "freeze_strategy=feature_extraction, or head=linear")
+        if self.trainer.name != "default":
+            what = f"{name}, which is solved on one device in seconds, together with trainer={self.trainer.name}"
+            raise ConfigError("head", what, "trainer=default, or head=linear")
         if self.feature_cache.name == "off":
             what = f"{name}, which is solved on kept features, together with feature_cache=off"
             raise ConfigError("head", what, "feature_cache=auto, or head=linear")

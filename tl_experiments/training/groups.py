@@ -99,6 +99,8 @@ def why_alone(config: TrainConfig) -> str | None:
 def why_live(config: TrainConfig) -> str | None:
     """Why frozen parts are computed in each step, in a few words; None where they are computed once an image."""
     name, cache = config.augmentation.name, config.feature_cache
+    if config.trainer.name == "fsdp":
+        return "trainer=fsdp divides frozen blocks too"
     if cache.name == "off":
         return "feature_cache=off"
     if name in ("mixup", "cutmix"):

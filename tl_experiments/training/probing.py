@@ -224,7 +224,7 @@ def _finish(
     folder, identity = history.folder, probe.identity
     history.restore_best(parts.model)
     metrics = write_results(folder, parts.data, history, outcome.tests)
-    write_checkpoint(folder, cfg, identity, parts)
+    write_checkpoint(folder, cfg, identity, parts, parts.model.state_dict())
     counts = {"images_decoded": 0, "images_encoded": 0, "cached_phases": [0], "together": len(group.probes), **work}
     trained = Trained(metrics, outcome.last_step, 1, counts, (*outcome.notes, *notes))
     record = make_record(cfg, identity, parts, history, trained, group.accelerator, group.precision, seconds)

@@ -12,6 +12,7 @@ from tl_experiments.training.build import build
 from tl_experiments.training.groups import ALONE, SharedWork, Told, group_key, unwatched
 from tl_experiments.training.identity import job_id, runs_folder
 from tl_experiments.training.probing import train_probes
+from tl_experiments.training.ranks import ranks_of
 from tl_experiments.training.summary import layout_table
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ def run(
         if isinstance(result, UserError):
             raise result
         record = result
-    _say(record, target)
+    if ranks_of(cfg.trainer).first:
+        _say(record, target)
     return record
 
 
