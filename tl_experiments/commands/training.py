@@ -55,12 +55,13 @@ class TrainCommand:
             return self.run_together(job, overrides, together)
         if params:
             sys.stderr.write(f"note: one run; with -m the experiment's sweep: {shlex.join(params)}\n")
-        if job.config.print_layout:
-            from tl_experiments.training.run import layout
+        return self._layout(job) if job.config.print_layout else self.run_one(job, overrides)
 
-            sys.stdout.write(layout(job.config) + "\n")
-            return OK
-        return self.run_one(job, overrides)
+    def _layout(self, job: Job) -> int:
+        from tl_experiments.training.run import layout
+
+        sys.stdout.write(layout(job.config) + "\n")
+        return OK
 
     def _sweep(self, loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> int:
         """All jobs, composed and checked before the first begins."""
@@ -112,7 +113,9 @@ class TrainCommand:
             )
         if together.first:
             start_logging()
-            return together.lead(lambda: self._run_here(job, overrides, together.run_job))
+            show = job.config.print_layout
+            run = together.run_job
+            return together.lead(lambda: self._layout(job) if show else self._run_here(job, overrides, run))
         folder = sweep_folder([job], overrides)
         (job,) = without_secrets([job])
         with interrupt.installed(at_once=True):

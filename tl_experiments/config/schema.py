@@ -15,11 +15,11 @@ from tl_experiments.config.backbones import BackboneConfig
 from tl_experiments.config.datasets import Dataset
 from tl_experiments.config.executors import Executor
 from tl_experiments.config.heads import Head
-from tl_experiments.config.optimization import Optimizer, Scheduler, Supervised
+from tl_experiments.config.optimization import Optimizer, Scheduler, Supervised, Timm
 from tl_experiments.config.ranges import require
 from tl_experiments.config.running import Debug, FeatureCache
 from tl_experiments.config.trackers import Trackers
-from tl_experiments.config.trainers import Trainer
+from tl_experiments.config.trainers import Fsdp, Trainer
 from tl_experiments.errors import ConfigError
 from tl_experiments.strategies.plans import Strategy, trains_head_only
 
@@ -83,6 +83,9 @@ class TrainConfig:
                 )
         self._check_augmentation(channels)
         self._check_solved_head()
+        if isinstance(self.trainer, Fsdp) and isinstance(self.optimizer, Timm):
+            what = "timm on a model that is divided, of which its optimizers would see a share"
+            raise ConfigError("optimizer", what, "optimizer=adamw or sgd, or trainer=ddp")
         if self._needs_rate and self.rule() is None and not self.head.is_solved:
             raise ConfigError(
                 "optimizer.lr",

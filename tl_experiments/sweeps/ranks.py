@@ -72,10 +72,11 @@ class Processes:
         self._faults: list[_Fault] = []
         self._asked = False
         self._deadline = float("inf")
-        self._reserved = _reserve_port()
-        port = self._reserved.getsockname()[1]
+        self._reserved = _reserve_port() if self._together else None
         for number in range(trainer.devices):
-            variables = torchrun_variables(number, trainer.devices, port) if self._together else {}
+            variables = {}
+            if self._reserved is not None:
+                variables = torchrun_variables(number, trainer.devices, self._reserved.getsockname()[1])
             receiver, sender = context.Pipe(duplex=False)
             arguments = (task, folder, threads, {**environment, **variables}, anew, sender)
             process = context.Process(target=work, args=arguments, name=f"task {task.id} rank {number}")
@@ -103,7 +104,8 @@ class Processes:
         if time.monotonic() >= self._deadline:
             self.kill()
         if self.over:
-            self._reserved.close()
+            if self._reserved is not None:
+                self._reserved.close()
             if self._faults and self._left:
                 yield min(self._faults).message
 

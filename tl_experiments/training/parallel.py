@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
-from tl_experiments.config.trainers import Ddp, OneDevice, Trainer
+from tl_experiments.config.trainers import Ddp, Fsdp, OneDevice, Trainer
 from tl_experiments.errors import ConfigError
 from tl_experiments.training.audit import live_statistics
 from tl_experiments.training.build import Parts
@@ -41,6 +41,16 @@ class OneProcess(LightningEnvironment):
 
     def teardown(self) -> None:
         """Its parent removes WORLD_SIZE from the environment, which the next phase needs."""
+
+
+class InPlace(SingleDeviceStrategy):
+    """For a model that is divided already, whose shares stay on their devices between fits."""
+
+    def teardown(self) -> None:
+        """Without what Lightning's does first: it takes model and optimizer to the CPU."""
+        self.precision_plugin.teardown()
+        assert self.accelerator is not None
+        self.accelerator.teardown()
 
 
 def prepared(cfg: Trainer, parts: Parts, accelerator: str) -> Parts:
@@ -93,14 +103,19 @@ def placement(cfg: Trainer, accelerator: str) -> dict[str, Any]:
     alone = {"accelerator": accelerator, "devices": 1, "use_distributed_sampler": False}
     match cfg:
         case Ddp():
-            device = torch.device("cuda", torch.cuda.current_device()) if accelerator == "gpu" else device_of("cpu")
             strategy = DDPStrategy(
-                parallel_devices=[device],
+                parallel_devices=[_own_device(accelerator)],
                 cluster_environment=OneProcess(),
                 timeout=timedelta(seconds=cfg.timeout_s),
                 broadcast_buffers=False,  # the module sends the first process's where they are read
                 gradient_as_bucket_view=True,
             )
             return {**alone, "strategy": strategy}
+        case Fsdp():
+            return {**alone, "strategy": InPlace(_own_device(accelerator)), "plugins": [OneProcess()]}
         case _:
             return {**alone, "plugins": [OneProcess()]}
+
+
+def _own_device(accelerator: str) -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if accelerator == "gpu" else device_of("cpu")
