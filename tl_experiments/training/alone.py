@@ -11,6 +11,7 @@ import torch
 from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.items import Split
+from tl_experiments.errors import PrunedError
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
 from tl_experiments.strategies.plans import trains_head_only
@@ -20,7 +21,7 @@ from tl_experiments.training.checkpoint import write_checkpoint
 from tl_experiments.training.disk import check_space
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name
 from tl_experiments.training.fit import fit
-from tl_experiments.training.groups import SharedWork, Told, why_alone
+from tl_experiments.training.groups import Judge, SharedWork, Told, why_alone
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.metrics import Predictions
@@ -30,7 +31,7 @@ from tl_experiments.training.summary import summary_lines
 logger = logging.getLogger(__name__)
 
 
-def run_alone(cfg: TrainConfig, target: Path, shared: SharedWork, progress: Told) -> RunRecord:
+def run_alone(cfg: TrainConfig, target: Path, shared: SharedWork, progress: Told, judge: Judge) -> RunRecord:
     """Train one job with Lightning and write its folder; see ``run``."""
     identity = job_id(cfg)
     started = time.perf_counter()
@@ -48,9 +49,13 @@ def run_alone(cfg: TrainConfig, target: Path, shared: SharedWork, progress: Told
     remove_stale_temporaries(target)
     check_space(cfg, parts, target)
     write_start(target, cfg, identity, parts.lr)
-    history = History(target, parts.data.steps_per_epoch, started)
+    history = History(target, parts.data.steps_per_epoch, started, judge=judge)
     with interrupt.postponed():
-        fitted = fit(cfg, parts, history, accelerator, precision, progress)
+        try:
+            fitted = fit(cfg, parts, history, accelerator, precision, progress)
+        except PrunedError:
+            remove_resume_points(target)
+            raise
         module = fitted.module
         history.restore_best(parts.model)
         tests: dict[Split, Predictions] = {}
