@@ -111,7 +111,7 @@ class History:
         step, accuracy = self.lines[-1]["step"], self.lines[-1]["val_accuracy"]
         if step < total and (why := self.judge(len(self.lines), accuracy)) is not None:
             what = f"val accuracy {accuracy:.4f} is {why}"
-            raise PrunedError(f"after step {step} of {total}", what, "tune.pruner=none trains every trial to its end")
+            raise PrunedError(f"after step {step} of {total}", what, "tune.pruner=none trains all to the end")
 
     def restore_best(self, model: nn.Module) -> None:
         """Put the best weights back into the model."""

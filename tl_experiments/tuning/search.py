@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,7 @@ class Tuning:
     def __init__(self, space: Space, folder: Path, command: str, choose: Choose, storage: BaseStorage) -> None:
         self._space, self._folder, self._command, self._choose = space, folder, command, choose
         self.tune = tune_of(space)
+        self._given_up: dict[str, list[Job]] = {}  # by search, what failed
         self._searches = {
             arm.name: Search(storage, arm.name, self.tune, space.tuning_seed, arm.defaults, _settler(space, arm))
             for arm in space.arms
@@ -100,6 +102,8 @@ class Tuning:
             rounds = []
             for arm in self._space.arms:
                 search = self._searches[arm.name]
+                if search.name in self._given_up:
+                    continue
                 proposals = tuple((one, self._jobs(arm, search, one)) for one in search.propose())
                 rounds += [_Round(search, proposals)] if proposals else []
             if not rounds:
@@ -120,11 +124,19 @@ class Tuning:
         )  # fmt: skip
 
     def _tell(self, rounds: Sequence[_Round]) -> bool:
-        """Tell the searches what became of their trials; False where one has not ended."""
+        """Tell the searches what became of their trials; False where one has not ended.
+
+        An arm of which a whole round failed, not diverged, has something else to be mended than its settings: its
+        search stops there.
+        """
         ledger, complete = Ledger.open(self._folder), True
         for one in rounds:
-            for proposal, jobs in one.proposals:
-                state = _state(jobs, ledger)
+            states = [_state(jobs, ledger) for _, jobs in one.proposals]
+            if all(state == "failed" for state in states):
+                self._given_up[one.search.name] = [job for _, jobs in one.proposals for job in jobs]
+                logger.info("no more trials of %s: all of the last round failed", one.search.name)
+                continue
+            for (proposal, jobs), state in zip(one.proposals, states, strict=True):
                 if state is None:
                     complete = False
                     continue
@@ -157,7 +169,12 @@ class Tuning:
     def _last_jobs(self) -> list[Job]:
         """All trials that were not pruned, and the other seeds of the setting that val chose for each arm."""
         ledger = Ledger.open(self._folder)
-        jobs = [job for job in self._tried() if job.id not in ledger.jobs or ledger.jobs[job.id].state != "pruned"]
+        tried = [*self._tried(), *(job for failed in self._given_up.values() for job in failed)]
+        jobs = [
+            replace(job, config=replace(job.config, retry_failed=False))  # that has been done
+            for job in tried
+            if job.id not in ledger.jobs or ledger.jobs[job.id].state != "pruned"
+        ]
         for arm in self._space.arms:
             found: dict[str, list[RunRecord]] = {}
             settings = {" ".join(setting): setting for setting in self._settings(arm)}
@@ -178,7 +195,8 @@ class Tuning:
             search = self._searches[arm.name]
             settings = self._settings(arm)
             jobs = [job.id for one in settings for job in self._space.jobs(arm.overrides, one, tuning=True)]
-            budgets[arm.name] = {"search": arm.name, "trials": len(search.ended), "jobs": jobs}
+            states = Counter(trial.user_attrs["state"] for trial in search.ended)
+            budgets[arm.name] = {"search": arm.name, "states": dict(states), "jobs": jobs}
         ledger.plan["tuning"] = list(budgets.values())
         ledger.write()
 

@@ -11,10 +11,11 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from tl_experiments.errors import ConfigError
+from tl_experiments.records import NOT_IN_THE_RESULT
 from tl_experiments.sweeps.expand import Composer, values
 from tl_experiments.sweeps.jobs import Job, make_job
 from tl_experiments.training.identity import arm
-from tl_experiments.tuning.dimensions import Choices, Dimension, Suggester, dimension
+from tl_experiments.tuning.dimensions import Choices, Dimension, Interval, Suggester, dimension
 
 _REPEATS = ("seed", "dataset.fold", "dataset.split_seed", "dataset.subset_seed")
 _ARM_GROUPS = ("dataset", "backbone", "head", "freeze_strategy")
@@ -95,6 +96,8 @@ def make_space(overrides: Mapping[str, Override], composer: Composer) -> Space:
     kinds = {key: dimension(override) for key, override in overrides.items()}
     fixed = [values(overrides[key])[0] for key, found in kinds.items() if found is None]
     found = {key: one for key, one in kinds.items() if one is not None}
+    for key in found:
+        _check_effect(key)
     repeated = {key: _listed(one) for key, one in found.items() if key in _REPEATS}
     listed = {key: _listed(one) for key, one in found.items() if key in (*_ARM_GROUPS, *_CONTENTS)}
     unclear = {
@@ -121,6 +124,12 @@ def make_space(overrides: Mapping[str, Override], composer: Composer) -> Space:
     return space
 
 
+def _check_effect(key: str) -> None:
+    if {key, key.partition(".")[0], f"{key}.name"} & NOT_IN_THE_RESULT:
+        fix = "several at once: 'tracker=[csv,wandb]'" if key == "tracker" else f"give one {key}="
+        raise ConfigError(key, "several values, but it changes no result", fix)
+
+
 def _listed(one: Dimension) -> tuple[str, ...]:
     if isinstance(one, Choices):
         return one.overrides
@@ -138,22 +147,34 @@ def _tells_arms_apart(composer: Composer, overrides: Sequence[str], one: Dimensi
 
 def _arms(given: Sequence[tuple[str, ...]], space: Space) -> Iterator[SearchedArm]:
     """Each arm once, the control of two files of weights too, after all ends of its dimensions have composed."""
-    compose, seen = space.composer, set()
+    seen = set()
     for overrides in given:
         lowest = [one.ends[0] for one in space.dimensions]
-        (example, *_) = runs = space.jobs(overrides, lowest, tuning=True)
+        (example, *_) = runs = _composed(space, overrides, lowest)
         if example.id in seen:
             continue
         seen.add(example.id)
         there = [one for one in space.dimensions if one.ends[0] in example.overrides]
         for end in (end for one in there for end in one.ends[1:]):
-            space.jobs(overrides, [*lowest, end], tuning=True)
-        _, plain = compose(overrides)
+            _composed(space, overrides, [*lowest, end])
+        _, plain = space.composer(overrides)
         defaults = {one.key: point for one in there if (point := one.point(_value(plain, one.key))) is not None}
         labels = arm(example.config)
         content = [[job.id for job in runs], space.dimensions, example.config.tune.objectives]  # type: ignore[attr-defined]
         digest = hashlib.sha256(repr(content).encode()).hexdigest()[:8]
         yield SearchedArm(f"{', '.join(labels.values())} {digest}", labels, overrides, defaults, example)
+
+
+def _composed(space: Space, overrides: Sequence[str], setting: Sequence[str]) -> list[Job]:
+    """Jobs at an end of a dimension, with a hint where the dimension is of the wrong kind."""
+    try:
+        return space.jobs(overrides, setting, tuning=True)
+    except ConfigError as error:
+        interval = next((one for one in space.dimensions if one.key == error.thing and isinstance(one, Interval)), None)
+        if interval is None or "expected a whole number" not in error.what:
+            raise
+        fix = f"{error.thing}=int(interval({interval.low:g},{interval.high:g}))"
+        raise ConfigError(error.thing, "an interval, expected whole numbers", fix) from None
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:
