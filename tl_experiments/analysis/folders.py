@@ -66,7 +66,7 @@ def find(folders: Sequence[Path]) -> Found:
     searches: list[SearchBudget] = []
     for folder in folders:
         entries, plan = _sweep(folder)
-        costs += plan.get("costs", ())  # sweeps of old have none
+        costs += plan.get("costs", ())
         searches += _searches(plan, entries or ())
         digests = {job: digest for job in _job_folders(folder, entries) if (digest := _digest(job))}
         if not digests:
@@ -89,7 +89,10 @@ def _sweep(folder: Path) -> tuple[list[Mapping[str, Any]] | None, Mapping[str, A
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries: list[Mapping[str, Any]] = list(content["jobs"])
-        plan: Mapping[str, Any] = dict(content["plan"])
+        plan: Mapping[str, Any] = {
+            **content["plan"],
+            "costs": [dict(cost) for cost in content["plan"].get("costs", ())],
+        }
         _searches(plan, ())
         incomplete = [entry for entry in entries if not entry.keys() >= _JOB_KEYS]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import warnings
 from pathlib import Path
 from types import ModuleType
@@ -41,8 +42,12 @@ def import_optuna() -> ModuleType:
     return optuna
 
 
-def open_journal(folder: Path) -> JournalStorage:
+def open_journal(folder: Path, *, mend: bool = False) -> JournalStorage:
     """The trials of a sweep, whose folder is there. Several processes may write, also over NFS; there is no database.
+
+    Args:
+        folder: Of the sweep.
+        mend: Cut off a last line that a kill or a full disk left unfinished; what is written next would join it.
 
     Raises:
         UserError: The file is damaged.
@@ -52,8 +57,11 @@ def open_journal(folder: Path) -> JournalStorage:
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     path = folder / STUDY_FILE
+    lock = JournalFileOpenLock(str(path))
+    if mend and path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
     try:
-        return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path))))
+        return JournalStorage(JournalFileBackend(str(path), lock))
     except (ValueError, KeyError) as error:
         raise UserError(
             str(path), f"cannot be read ({error})", "choose another name=, or move the folder away"

@@ -11,7 +11,8 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from tl_experiments.config.schema import Tune, TuneConfig
-from tl_experiments.records import RunRecord
+from tl_experiments.records import RunRecord, storing
+from tl_experiments.safe_text import plain
 from tl_experiments.sweeps.bookkeeping import finished_records, has_record
 from tl_experiments.sweeps.jobs import Job, Trial, without_secrets
 from tl_experiments.sweeps.ledger import ENDED_BADLY, Ledger
@@ -19,7 +20,6 @@ from tl_experiments.sweeps.pruning import STUDY_FILE, import_optuna, open_journa
 from tl_experiments.sweeps.sweep import Outcome, preview, run_sweep
 from tl_experiments.sweeps.tuning import Choose
 from tl_experiments.tuning.dimensions import Suggester
-from tl_experiments.tuning.front import front_lines
 from tl_experiments.tuning.space import SearchedArm, Space
 from tl_experiments.tuning.studies import Proposal, Search
 
@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Setting = tuple[str, ...]  # as overrides
+
 
 @dataclass(frozen=True)
-class _Round:
-    """What one arm runs in a round: its proposals with their jobs."""
+class _Asked:
+    """What one arm is to run in a round: its proposals with their jobs."""
 
+    arm: SearchedArm
     search: Search
     proposals: tuple[tuple[Proposal, tuple[Job, ...]], ...]
 
@@ -42,7 +45,7 @@ class Tuning:
 
     Args:
         space: Of the command.
-        folder: Of the sweep; the journal of all trials stands in it.
+        folder: Of the sweep.
         command: As it was typed.
         choose: Takes one of an arm's settings, by val.
         storage: Of the trials.
@@ -50,152 +53,164 @@ class Tuning:
 
     def __init__(self, space: Space, folder: Path, command: str, choose: Choose, storage: BaseStorage) -> None:
         self._space, self._folder, self._command, self._choose = space, folder, command, choose
-        self.tune = tune_of(space)
-        self._given_up: dict[str, list[Job]] = {}  # by search, what failed
-        self._searches = {
-            arm.name: Search(storage, arm.name, self.tune, space.tuning_seed, arm.defaults, _settler(space, arm))
-            for arm in space.arms
-        }
+        self._tune = tune_of(space)
+        self._failed: dict[str, list[Job]] = {}  # of the arms that were given up, by name
+        with storing(folder / STUDY_FILE):
+            self._searches = {
+                arm.name: Search(storage, arm.name, self._tune, space.tuning_seed, arm.defaults, _settler(space, arm))
+                for arm in space.arms
+            }
 
     def run(self) -> Outcome:
         """All that is missing; a round of all arms is one sweep, so that its jobs share what they can."""
         trained = self._retry()
-        for rounds in self._rounds():
-            self._announce(rounds)
-            outcome = run_sweep(_distinct(rounds), self._folder, self._command)
+        for asked in self._rounds():
+            self._announce(asked)
+            outcome = run_sweep(_distinct(asked), self._folder, self._command)
             trained += outcome.trained
-            complete = self._tell(rounds)
+            complete = self._tell(asked)
             self._enter_budgets()
             if not complete:
                 return replace(outcome, trained=trained)
-        outcome = run_sweep(self._last_jobs(), self._folder, self._command)
-        return replace(outcome, trained=trained + outcome.trained)
+        jobs, excused = self._last_jobs()
+        outcome = run_sweep(jobs, self._folder, self._command)
+        bad = tuple(entry for entry in outcome.bad if entry.id not in excused)
+        return replace(outcome, trained=trained + outcome.trained, bad=bad)
 
     def preview(self) -> str:
         """What the next sweep would run and cost, and what would follow."""
-        seeds = len(self._space.repeats) > 1
-        then = "then, of each arm, the setting that val chooses with the other seeds" if seeds else ""
-        for rounds in self._rounds():
-            jobs = _distinct(rounds)
-            text = preview(jobs, self._folder)
-            each = {
-                self.tune.trials - len(one.search.ended) - len(one.proposals) for one in rounds
-            }  # arms may have been added
-            more = max(each)
-            left = f"then {more} more trials of each of {len(rounds)} arms" if more > 0 else ""
-            return "\n".join(line for line in (text, left, then) if line)
-        return preview(self._last_jobs(), self._folder)
+        then = ["then the other seeds with the setting that val chooses for each arm"] if self._has_seeds() else []
+        asked = next(self._rounds(), None)
+        if asked is None:
+            return preview(self._last_jobs()[0], self._folder)
+        lines = [preview(_distinct(asked), self._folder)]
+        for one in asked:
+            for proposal, _ in one.proposals:
+                number, setting = proposal.number + 1, plain(" ".join(proposal.setting))
+                lines.append(f"trial {number} of {self._tune.trials} of {_name(one.arm)}: {setting}")
+        if any(one.proposals[-1][0].number + 1 < self._tune.trials for one in asked):
+            lines.append(f"then further trials up to {self._tune.trials} of each arm, by what these will say")
+        return "\n".join([*lines, *then])
 
     def fronts(self) -> str:
         """Of each arm, the trials that none beats in both objectives; empty with one objective."""
-        if len(self.tune.objectives) == 1:
-            return ""
-        return "\n".join(
-            line
-            for arm in self._space.arms
-            for line in front_lines(arm, self._searches[arm.name], self.tune.objectives)
-        )
+        lines = []
+        for arm in self._space.arms if len(self._tune.objectives) > 1 else ():
+            search = self._searches[arm.name]
+            lines.append(f"Pareto front of {_name(arm)}: val accuracy, seconds, setting")
+            for trial in search.front():
+                reached = dict(zip(self._tune.objectives, trial.values, strict=True))
+                setting = plain(" ".join(search.setting(trial)))
+                lines.append(f"  {reached['accuracy']:.4f}  {reached['seconds']:8.1f}  {setting}")
+            lines.append("")
+        return "".join(f"{line}\n" for line in lines)
 
-    def _rounds(self) -> Iterator[list[_Round]]:
+    def _has_seeds(self) -> bool:
+        arm = self._space.arms[0]
+        return bool(self._space.jobs(arm.overrides, arm.example.overrides, tuning=False))
+
+    def _rounds(self) -> Iterator[list[_Asked]]:
         """One at a time; what is proposed depends on what was told of the one before."""
         while True:
-            rounds = []
+            asked = []
             for arm in self._space.arms:
-                search = self._searches[arm.name]
-                if search.name in self._given_up:
+                if arm.name in self._failed:
                     continue
-                proposals = tuple((one, self._jobs(arm, search, one)) for one in search.propose())
-                rounds += [_Round(search, proposals)] if proposals else []
-            if not rounds:
+                search = self._searches[arm.name]
+                with storing(self._folder / STUDY_FILE):
+                    proposals = search.propose()
+                if proposals:
+                    asked.append(_Asked(arm, search, tuple((one, self._jobs(arm, one)) for one in proposals)))
+            if not asked:
                 return
-            yield rounds
+            yield asked
 
-    def _jobs(self, arm: SearchedArm, search: Search, proposal: Proposal) -> tuple[Job, ...]:
+    def _jobs(self, arm: SearchedArm, proposal: Proposal) -> tuple[Job, ...]:
         jobs = without_secrets(self._space.jobs(arm.overrides, proposal.setting, tuning=True))
-        if self.tune.pruner != "none":
-            jobs = [replace(job, trial=Trial(search.name, proposal.id)) for job in jobs]
-        return tuple(jobs)
+        if self._tune.pruner == "none":
+            return tuple(jobs)
+        return tuple(replace(job, trial=Trial(arm.name, proposal.id)) for job in jobs)
 
-    def _announce(self, rounds: Sequence[_Round]) -> None:
-        numbers = [proposal.number + 1 for one in rounds for proposal, _ in one.proposals]
+    def _announce(self, asked: Sequence[_Asked]) -> None:
+        numbers = [proposal.number + 1 for one in asked for proposal, _ in one.proposals]
         logger.info(
             "trials %d to %d of %d, of %d %s",
-            min(numbers), max(numbers), self.tune.trials, len(rounds), "arm" if len(rounds) == 1 else "arms",
+            min(numbers), max(numbers), self._tune.trials, len(asked), "arm" if len(asked) == 1 else "arms",
         )  # fmt: skip
 
-    def _tell(self, rounds: Sequence[_Round]) -> bool:
+    def _tell(self, asked: Sequence[_Asked]) -> bool:
         """Tell the searches what became of their trials; False where one has not ended.
 
-        An arm of which a whole round failed, not diverged, has something else to be mended than its settings: its
+        An arm of which all trials failed from the first on has something else to be mended than its settings: its
         search stops there.
         """
         ledger, complete = Ledger.open(self._folder), True
-        for one in rounds:
+        for one in asked:
             states = [_state(jobs, ledger) for _, jobs in one.proposals]
-            if all(state == "failed" for state in states):
-                self._given_up[one.search.name] = [job for _, jobs in one.proposals for job in jobs]
-                logger.info("no more trials of %s: all of the last round failed", one.search.name)
+            if not one.search.ended and all(state == "failed" for state in states):
+                self._failed[one.arm.name] = [job for _, jobs in one.proposals for job in jobs]
+                logger.info("no more trials of %s: all of the first failed", _name(one.arm))
                 continue
             for (proposal, jobs), state in zip(one.proposals, states, strict=True):
                 if state is None:
                     complete = False
                     continue
                 records = finished_records(jobs, self._folder) if state == "ok" else []
-                one.search.tell(proposal, state, [_value(name, records) for name in self.tune.objectives if records])
+                reached = [_value(name, records) for name in self._tune.objectives if records]
+                with storing(self._folder / STUDY_FILE):
+                    one.search.tell(proposal, state, reached)
         return complete
 
     def _retry(self) -> int:
         """Run failed trials again, where the command asks for it, before one is chosen; returns how many."""
-        if not self._space.arms[0].example.config.retry_failed or not (self._folder / STUDY_FILE).exists():
+        if not self._space.arms[0].example.config.retry_failed:
             return 0
         ledger = Ledger.open(self._folder)
-        failed = [job for job in self._tried() if job.id in ledger.jobs and ledger.jobs[job.id].state in ENDED_BADLY]
+        tried = [job for arm in self._space.arms for _, job in self._tried(arm)]
+        failed = [job for job in tried if job.id in ledger.jobs and ledger.jobs[job.id].state in ENDED_BADLY]
         return run_sweep(failed, self._folder, self._command).trained if failed else 0
 
-    def _tried(self) -> list[Job]:
-        """The jobs of all trials that have ended, each once."""
-        jobs = [
-            job
-            for arm in self._space.arms
-            for setting in self._settings(arm)
-            for job in self._space.jobs(arm.overrides, setting, tuning=True)
-        ]
-        return without_secrets(list({job.id: job for job in jobs}.values()))
-
-    def _settings(self, arm: SearchedArm) -> list[tuple[str, ...]]:
+    def _tried(self, arm: SearchedArm) -> list[tuple[Setting, Job]]:
+        """The settings of all trials that have ended, each with its jobs, each once."""
         search = self._searches[arm.name]
-        return list(dict.fromkeys(search.setting(trial) for trial in search.ended))
+        found = {
+            job.id: (setting, job)
+            for setting in dict.fromkeys(search.setting(trial) for trial in search.ended)
+            for job in without_secrets(self._space.jobs(arm.overrides, setting, tuning=True))
+        }
+        return list(found.values())
 
-    def _last_jobs(self) -> list[Job]:
-        """All trials that were not pruned, and the other seeds of the setting that val chose for each arm."""
-        ledger = Ledger.open(self._folder)
-        tried = [*self._tried(), *(job for failed in self._given_up.values() for job in failed)]
-        jobs = [
-            replace(job, config=replace(job.config, retry_failed=False))  # that has been done
-            for job in tried
-            if job.id not in ledger.jobs or ledger.jobs[job.id].state != "pruned"
-        ]
+    def _last_jobs(self) -> tuple[list[Job], set[str]]:
+        """All trials that were not pruned, and the other seeds of the setting that val chose for each arm.
+
+        Returns:
+            The jobs, and ids of those that diverged in an arm that has others: a search is for finding that out.
+        """
+        states = {entry.id: entry.state for entry in Ledger.open(self._folder).jobs.values()}
+        last: list[Job] = []
+        excused: set[str] = set()
         for arm in self._space.arms:
-            found: dict[str, list[RunRecord]] = {}
-            settings = {" ".join(setting): setting for setting in self._settings(arm)}
-            for key, setting in settings.items():
-                tried = self._space.jobs(arm.overrides, setting, tuning=True)
-                if all(has_record(self._folder, job) for job in tried):
-                    found[key] = finished_records(tried, self._folder)
-            if found:
-                chosen = settings[self._choose(found)]
-                jobs += without_secrets(self._space.jobs(arm.overrides, chosen, tuning=False))
-        return jobs
+            tried = self._tried(arm)
+            runs: dict[str, tuple[Setting, list[RunRecord]]] = {}
+            for setting, job in tried:
+                if has_record(self._folder, job):
+                    runs.setdefault(" ".join(setting), (setting, []))[1].append(RunRecord.read(self._folder / job.id))
+            jobs = [*(job for _, job in tried), *self._failed.get(arm.name, ())]
+            # those that failed were tried again before
+            last += [_without_retry(job) for job in jobs if states.get(job.id) != "pruned"]
+            if runs:
+                chosen, _ = runs[self._choose({key: records for key, (_, records) in runs.items()})]
+                last += without_secrets(self._space.jobs(arm.overrides, chosen, tuning=False))
+                excused |= {job.id for job in jobs if states.get(job.id) == "diverged"}
+        return list({job.id: job for job in last}.values()), excused
 
     def _enter_budgets(self) -> None:
         """What each search has spent, in ``sweep.json``: trials that left no record count as well."""
         ledger = Ledger.open(self._folder)
         budgets = {one["search"]: one for one in ledger.plan.get("tuning", [])}
         for arm in self._space.arms:
-            search = self._searches[arm.name]
-            settings = self._settings(arm)
-            jobs = [job.id for one in settings for job in self._space.jobs(arm.overrides, one, tuning=True)]
-            states = Counter(trial.user_attrs["state"] for trial in search.ended)
+            states = Counter(trial.user_attrs["state"] for trial in self._searches[arm.name].ended)
+            jobs = [job.id for _, job in self._tried(arm)]
             budgets[arm.name] = {"search": arm.name, "states": dict(states), "jobs": jobs}
         ledger.plan["tuning"] = list(budgets.values())
         ledger.write()
@@ -211,7 +226,7 @@ def tune_of(space: Space) -> Tune:
 def in_journal(space: Space, folder: Path, command: str, choose: Choose) -> Tuning:
     """The search that goes on in the folder's journal."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Tuning(space, folder, command, choose, open_journal(folder))
+    return Tuning(space, folder, command, choose, open_journal(folder, mend=True))
 
 
 def in_memory(space: Space, folder: Path, command: str, choose: Choose) -> Tuning:
@@ -225,14 +240,26 @@ def in_memory(space: Space, folder: Path, command: str, choose: Choose) -> Tunin
     return Tuning(space, folder, command, choose, storage)
 
 
-def _settler(space: Space, arm: SearchedArm) -> Callable[[Suggester], tuple[str, ...]]:
+def _name(arm: SearchedArm) -> str:
+    return plain(", ".join(arm.labels.values()))
+
+
+def _settler(space: Space, arm: SearchedArm) -> Callable[[Suggester], Setting]:
     return lambda trial: space.settle(arm, trial)
 
 
-def _distinct(rounds: Sequence[_Round]) -> list[Job]:
+def _distinct(asked: Sequence[_Asked]) -> list[Job]:
     """Equal proposals run once."""
-    jobs = [job for one in rounds for _, jobs in one.proposals for job in jobs]
-    return list({job.id: job for job in reversed(jobs)}.values())[::-1]
+    jobs: dict[str, Job] = {}
+    for one in asked:
+        for _, of_trial in one.proposals:
+            for job in of_trial:
+                jobs.setdefault(job.id, job)
+    return list(jobs.values())
+
+
+def _without_retry(job: Job) -> Job:
+    return replace(job, config=replace(job.config, retry_failed=False))
 
 
 def _state(jobs: Sequence[Job], ledger: Ledger) -> str | None:
@@ -243,8 +270,8 @@ def _state(jobs: Sequence[Job], ledger: Ledger) -> str | None:
     return next((state for state in states if state != "ok"), "ok")
 
 
-def _value(name: str, records: Sequence[RunRecord]) -> float:
+def _value(objective: str, records: Sequence[RunRecord]) -> float:
     """Of a trial: mean val accuracy, or the seconds of all its runs."""
-    if name == "accuracy":
+    if objective == "accuracy":
         return fmean(record.metrics["val"]["accuracy"] for record in records)
     return sum(record.wall_clock_s for record in records)

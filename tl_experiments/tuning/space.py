@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -105,23 +106,36 @@ def make_space(overrides: Mapping[str, Override], composer: Composer) -> Space:
         for key, one in found.items()
         if key.partition(".")[0] in _ARM_GROUPS and key not in repeated and key not in listed
     }
-    first = [one.ends[0] for key, one in found.items() if key not in listed]
-    for combination in itertools.product(*listed.values()):
-        for key, one in unclear.items():
-            if _tells_arms_apart(composer, [*fixed, *combination, *first], one):
-                listed[key] = _listed(one)
-    dimensions = tuple(one for key, one in found.items() if key not in listed and key not in repeated)
-    if not dimensions:
-        raise ConfigError(
-            "tl tune", "no setting to search", "add one, for example 'optimizer.lr_factor=tag(log,interval(0.1,10))'"
-        )
-    repeats = tuple(itertools.product(*repeated.values()))
-    given = [(*fixed, *one) for one in itertools.product(*listed.values())]
-    seed = _tuning_seed([*given[0], *first], repeats, composer)
-    space = Space((), dimensions, repeats, seed, composer)
-    space = replace(space, arms=tuple(_arms(given, space)))
+    with _hints(found):
+        first = [one.ends[0] for key, one in found.items() if key not in listed]
+        for combination in itertools.product(*listed.values()):
+            for key, one in unclear.items():
+                if _tells_arms_apart(composer, [*fixed, *combination, *first], one):
+                    listed[key] = _listed(one)
+        dimensions = tuple(one for key, one in found.items() if key not in listed and key not in repeated)
+        if not dimensions:
+            fix = "add one, for example 'optimizer.lr_factor=tag(log,interval(0.1,10))'"
+            raise ConfigError("tl tune", "no setting to search", fix)
+        repeats = tuple(itertools.product(*repeated.values()))
+        given = [(*fixed, *one) for one in itertools.product(*listed.values())]
+        seed = _tuning_seed([*given[0], *first], repeats, composer)
+        space = Space((), dimensions, repeats, seed, composer)
+        space = replace(space, arms=tuple(_arms(given, space)))
     composer.check_keys()
     return space
+
+
+@contextmanager
+def _hints(found: Mapping[str, Dimension]) -> Iterator[None]:
+    """What the config says of a value is said of the dimension where that is of the wrong kind."""
+    try:
+        yield
+    except ConfigError as error:
+        one = found.get(error.thing)
+        if not isinstance(one, Interval) or "expected a whole number" not in error.what:
+            raise
+        fix = f"{one.key}=int(interval({one.low:g},{one.high:g}))"
+        raise ConfigError(one.key, "an interval, expected whole numbers", fix) from None
 
 
 def _check_effect(key: str) -> None:
@@ -150,31 +164,19 @@ def _arms(given: Sequence[tuple[str, ...]], space: Space) -> Iterator[SearchedAr
     seen = set()
     for overrides in given:
         lowest = [one.ends[0] for one in space.dimensions]
-        (example, *_) = runs = _composed(space, overrides, lowest)
+        (example, *_) = runs = space.jobs(overrides, lowest, tuning=True)
         if example.id in seen:
             continue
         seen.add(example.id)
         there = [one for one in space.dimensions if one.ends[0] in example.overrides]
         for end in (end for one in there for end in one.ends[1:]):
-            _composed(space, overrides, [*lowest, end])
+            space.jobs(overrides, [*lowest, end], tuning=True)  # raises for what is out of range
         _, plain = space.composer(overrides)
         defaults = {one.key: point for one in there if (point := one.point(_value(plain, one.key))) is not None}
         labels = arm(example.config)
         content = [[job.id for job in runs], space.dimensions, example.config.tune.objectives]  # type: ignore[attr-defined]
         digest = hashlib.sha256(repr(content).encode()).hexdigest()[:8]
         yield SearchedArm(f"{', '.join(labels.values())} {digest}", labels, overrides, defaults, example)
-
-
-def _composed(space: Space, overrides: Sequence[str], setting: Sequence[str]) -> list[Job]:
-    """Jobs at an end of a dimension, with a hint where the dimension is of the wrong kind."""
-    try:
-        return space.jobs(overrides, setting, tuning=True)
-    except ConfigError as error:
-        interval = next((one for one in space.dimensions if one.key == error.thing and isinstance(one, Interval)), None)
-        if interval is None or "expected a whole number" not in error.what:
-            raise
-        fix = f"{error.thing}=int(interval({interval.low:g},{interval.high:g}))"
-        raise ConfigError(error.thing, "an interval, expected whole numbers", fix) from None
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:
