@@ -107,10 +107,10 @@ def test_a_setting_can_be_typed_again_as_the_same_job(space):
 def test_the_first_trial_has_the_configs_own_values_where_they_are_inside(space):
     made = space(
         "freeze_strategy=full,feature_extraction", "optimizer.lr_factor=tag(log,interval(0.03,30))",
-        "optimizer.weight_decay=tag(log,interval(0.1,1))", "trainer.max_epochs=5,20", "scheduler=cosine,constant",
+        "optimizer.weight_decay=tag(log,interval(0.1,1))", "trainer.max_epochs=5,10", "scheduler=cosine,constant",
     )  # fmt: skip
     assert [arm.defaults for arm in made.arms] == [
-        {"optimizer.lr_factor": 1.0, "trainer.max_epochs": "trainer.max_epochs=20", "scheduler": "scheduler=cosine"}
+        {"optimizer.lr_factor": 1.0, "trainer.max_epochs": "trainer.max_epochs=10", "scheduler": "scheduler=cosine"}
     ] * 2
 
 
