@@ -38,6 +38,11 @@ def start(out, *arguments):
     )
 
 
+def words(text):
+    """Without the terminal's line ends."""
+    return " ".join(text.split())
+
+
 def records(folder):
     return [RunRecord.read(path.parent) for path in sorted(folder.glob("*/record.json"))]
 
@@ -77,7 +82,7 @@ def searches(tmp_path_factory):
 def test_every_arm_has_as_many_trials_and_the_table_says_so(searches):
     folder, out = searches["right"]
     assert [len(found) for found in trials(folder).values()] == [9, 9]
-    assert "9 trials an arm" in out
+    assert "9 trials an arm" in words(out)
     assert [row.trials for row in compare(folder).rows] == [9, 9]
 
 
@@ -95,8 +100,8 @@ def test_trials_behind_the_others_are_pruned_and_that_is_no_failure(searches):
         assert left == {"job.log", "metrics.jsonl", "start.json"}
         steps = [json.loads(line)["step"] for line in (folder / entry.id / "metrics.jsonl").open()]
         assert entry.cause.startswith(f"after step {steps[-1]} of 20: val accuracy 0.")
-    assert f"{len(pruned)} pruned" in out
-    assert "not in the table" not in out
+    assert f"{len(pruned)} pruned" in words(out)
+    assert "not in the table" not in words(out)
 
 
 def test_the_chosen_setting_is_the_best_on_val_and_alone_has_all_seeds(searches):
@@ -150,14 +155,14 @@ def test_a_run_asks_after_each_validation(tiny, tmp_path, others, state):
 
 
 def test_killed_at_any_moment_it_goes_on_and_repeats_nothing(tmp_path):
-    arguments = (*SEARCH, "trainer.max_epochs=3", "tune.trials=6", "tune.parallel=2", ONE_THREAD)
+    arguments = (*SEARCH, "tune.trials=4", "tune.parallel=2", ONE_THREAD)
     whole = start(tmp_path / "whole", *arguments)
     assert whole.wait() == 0, whole.stderr.read()
     draw = random.Random(0)
-    for _ in range(4):
+    for _ in range(3):
         process = start(tmp_path / "cut", *arguments)
         before = len(list((tmp_path / "cut").glob("x/*/record.json")))
-        while process.poll() is None and len(list((tmp_path / "cut").glob("x/*/record.json"))) < before + 3:
+        while process.poll() is None and len(list((tmp_path / "cut").glob("x/*/record.json"))) < before + 2:
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 0.3))
         os.killpg(process.pid, signal.SIGKILL)
@@ -168,8 +173,8 @@ def test_killed_at_any_moment_it_goes_on_and_repeats_nothing(tmp_path):
     assert trials(tmp_path / "cut/x") == trials(tmp_path / "whole/x")
     done = {name: {one.job_id for one in records(tmp_path / name / "x")} for name in ("whole", "cut")}
     assert done["cut"] == done["whole"]
-    assert len(done["whole"]) == 14
-    assert "6 trials an arm" in out
+    assert len(done["whole"]) == 10
+    assert "4 trials an arm" in words(out)
 
 
 def test_it_looks_ahead_goes_on_with_more_trials_and_shows_the_front(tl, tmp_path):
@@ -183,14 +188,14 @@ def test_it_looks_ahead_goes_on_with_more_trials_and_shows_the_front(tl, tmp_pat
     assert "trial 1 of 3 of digits, 2 shots, test_resnet (random), linear, feature_extraction: " in out
     assert "then further trials up to 3 of each arm" in out
     assert "then the other seeds with the setting that val chooses for each arm" in out
-    assert not (tmp_path / "outputs").exists()
+    assert not (tmp_path / "outputs/x").exists()
     code, out, err = tl(*command, "tune.trials=3")
     assert (code, err.count("trials ")) == (0, 2)
     assert out.startswith("Pareto front of digits, 2 shots, test_resnet (random), linear, feature_extraction: val acc")
     code, out, err = tl(*command, "tune.trials=4")
     assert code == 0
     assert "trials 4 to 4 of 4, of 1 arm" in err
-    assert "4 trials an arm" in out
+    assert "4 trials an arm" in words(out)
     code, again, err = tl(*command, "tune.trials=4")
     assert (code, again) == (0, out)
     assert "to run" not in err
@@ -206,10 +211,8 @@ def test_failed_trials_count_and_are_the_worst(tl, tmp_path):
     assert states["diverged"]
     assert states["ok"]
     assert code == 0, err
-    assert "4 trials an arm" in out
-    assert f"Trials without a result, which count as tried: full ({states['diverged']} diverged)" in " ".join(
-        out.split()
-    )
+    assert "4 trials an arm" in words(out)
+    assert f"Trials without a result, which count as tried: full ({states['diverged']} diverged)" in words(out)
     values = [value for _, (value,), _ in next(iter(trials(tmp_path / "outputs/x").values()))]
     assert values.count(0.0) == states["diverged"]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from optuna.storages import JournalStorage
 
 STUDY_FILE = "study.journal"  # in the sweep's folder: the trials of all arms
+_STALE_S = 2.0  # a lock is held while a line is written
+_GRACE_S = 15  # after which a writer that waits takes it for one that nobody holds
 _BEHIND = {
     "median": "below the median of the other trials at this point",
     "hyperband": "not among the best of its bracket at this point",
@@ -47,7 +51,8 @@ def open_journal(folder: Path, *, mend: bool = False) -> JournalStorage:
 
     Args:
         folder: Of the sweep.
-        mend: Cut off a last line that a kill or a full disk left unfinished; what is written next would join it.
+        mend: Remove what a kill or a full disk left: a lock that nobody holds, and an unfinished last line, which what
+            is written next would join.
 
     Raises:
         UserError: The file is damaged.
@@ -57,23 +62,37 @@ def open_journal(folder: Path, *, mend: bool = False) -> JournalStorage:
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     path = folder / STUDY_FILE
-    lock = JournalFileOpenLock(str(path))
-    if mend and path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
+    if mend:
+        _mend(path)
     try:
-        return JournalStorage(JournalFileBackend(str(path), lock))
+        return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path), _GRACE_S)))
     except (ValueError, KeyError) as error:
         raise UserError(
             str(path), f"cannot be read ({error})", "choose another name=, or move the folder away"
         ) from None
 
 
+def _mend(path: Path) -> None:
+    lock = path.with_name(f"{path.name}.lock")
+    with suppress(OSError):
+        if time.time() - lock.stat().st_mtime > _STALE_S:
+            lock.unlink()
+    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
+
+
 def make_pruner(name: str) -> BasePruner:
     """Optuna's, by the name in the config; steps are validations."""
     from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
 
-    # The first validation may come before the first step
-    return {"none": NopPruner, "median": lambda: MedianPruner(n_warmup_steps=1), "hyperband": HyperbandPruner}[name]()
+    # The first validation may come before the first step, when all trials of an arm are equal
+    match name:
+        case "median":
+            return MedianPruner(n_warmup_steps=2)
+        case "hyperband":
+            return HyperbandPruner(min_resource=2)
+        case _:
+            return NopPruner()
 
 
 def judge_of(job: Job, folder: Path) -> Judge:
