@@ -241,3 +241,14 @@ def test_options_of_the_search_belong_to_the_verb(tl):
     assert "tune.trials: an option of the search -> tl tune" in tl("train", "tune.trials=3")[2]
     with pytest.raises(ConfigError, match="objectives: got"):
         compose(["tune.objectives=[]"], verb="tune")
+
+
+def test_equal_proposals_count_each_and_run_once(tl, tmp_path):
+    code, out, err = tl(
+        "tune", *TINY, "freeze_strategy=feature_extraction", "name=x", "optimizer.lr_factor=1,30", "tune.trials=6",
+        "tune.parallel=3",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "6 trials an arm" in words(out)
+    assert sorted(one.config["optimizer"]["lr_factor"] for one in records(tmp_path / "outputs/x")) == [1, 30]
+    assert err.count("] ok") == 2

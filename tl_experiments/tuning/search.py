@@ -55,6 +55,7 @@ class Tuning:
         self._space, self._folder, self._command, self._choose = space, folder, command, choose
         self._tune = tune_of(space)
         self._failed: dict[str, list[Job]] = {}  # of the arms that were given up, by name
+        self._composed: dict[tuple[str, Setting], list[Job]] = {}
         with storing(folder / STUDY_FILE):
             self._searches = {
                 arm.name: Search(storage, arm.name, self._tune, space.tuning_seed, arm.defaults, _settler(space, arm))
@@ -66,11 +67,11 @@ class Tuning:
         trained = self._retry()
         for asked in self._rounds():
             self._announce(asked)
-            outcome = run_sweep(_distinct(asked), self._folder, self._command)
-            trained += outcome.trained
+            outcome = self._run_round(asked)
+            trained += outcome.trained if outcome else 0
             complete = self._tell(asked)
             self._enter_budgets()
-            if not complete:
+            if outcome and not complete:
                 return replace(outcome, trained=trained)
         jobs, excused = self._last_jobs()
         outcome = run_sweep(jobs, self._folder, self._command)
@@ -125,8 +126,19 @@ class Tuning:
                 return
             yield asked
 
+    def _run_round(self, asked: Sequence[_Asked]) -> Outcome | None:
+        """Run what is proposed for the first time; None where there is no such thing.
+
+        A job that an earlier trial of the search had is done, or it was pruned or failed and is not tried again.
+        """
+        states = {entry.id: entry.state for entry in Ledger.open(self._folder).jobs.values()}
+        known = {job.id for one in asked for _, job in self._tried(one.arm)}
+        over = {job_id for job_id in known if states.get(job_id) in ("pruned", *ENDED_BADLY)}
+        jobs = [job for job in _distinct(asked) if job.id not in over]
+        return run_sweep(jobs, self._folder, self._command) if jobs else None
+
     def _jobs(self, arm: SearchedArm, proposal: Proposal) -> tuple[Job, ...]:
-        jobs = without_secrets(self._space.jobs(arm.overrides, proposal.setting, tuning=True))
+        jobs = self._tuning_jobs(arm, proposal.setting)
         if self._tune.pruner == "none":
             return tuple(jobs)
         return tuple(replace(job, trial=Trial(arm.name, proposal.id)) for job in jobs)
@@ -176,9 +188,15 @@ class Tuning:
         found = {
             job.id: (setting, job)
             for setting in dict.fromkeys(search.setting(trial) for trial in search.ended)
-            for job in without_secrets(self._space.jobs(arm.overrides, setting, tuning=True))
+            for job in self._tuning_jobs(arm, setting)
         }
         return list(found.values())
+
+    def _tuning_jobs(self, arm: SearchedArm, setting: Setting) -> list[Job]:
+        key = arm.name, setting
+        if key not in self._composed:
+            self._composed[key] = without_secrets(self._space.jobs(arm.overrides, setting, tuning=True))
+        return self._composed[key]
 
     def _last_jobs(self) -> tuple[list[Job], set[str]]:
         """All trials that were not pruned, and the other seeds of the setting that val chose for each arm.

@@ -59,6 +59,7 @@ class Search:
         self._optuna = import_optuna()
         self._tune, self._seed, self._settle = tune, seed, settle
         self.name, self._storage = name, storage
+        self._settings: dict[int, tuple[str, ...]] = {}  # of trials that have ended
         self._study: Study = self._optuna.create_study(
             study_name=name,
             storage=storage,
@@ -91,7 +92,10 @@ class Search:
 
     def setting(self, trial: FrozenTrial) -> tuple[str, ...]:
         """Of a trial that has ended."""
-        return self._settle(self._optuna.trial.FixedTrial(trial.params, number=trial.number))
+        if trial.number not in self._settings:
+            fixed = self._optuna.trial.FixedTrial(trial.params, number=trial.number)
+            self._settings[trial.number] = self._settle(fixed)
+        return self._settings[trial.number]
 
     def tell(self, proposal: Proposal, state: str, values: Sequence[float]) -> None:
         """What became of a trial.
