@@ -28,7 +28,17 @@ STACKS_FOLDER = "stacks"  # of a sweep: resume points of runs that are trained i
 # Config keys that change no result: where a job runs, who watches, where it is written.
 NOT_IN_THE_RESULT = frozenset(
     {
-        *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "dry_run", "tuning_seed"),
+        *(
+            "executor",
+            "tracker",
+            "name",
+            "output_dir",
+            "print_layout",
+            "retry_failed",
+            "dry_run",
+            "tuning_seed",
+            "tune",
+        ),
         *("feature_cache.name", "feature_cache.dir", "feature_cache.max_bytes", "feature_cache.hold_max_bytes"),
         *("debug.name", "debug.traceback", "dataset.preload_max_bytes", "dataset.download"),
         *("trainer.num_workers", "trainer.eval_batch_size", "trainer.checkpoint"),

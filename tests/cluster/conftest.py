@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ class LocalCluster:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind, self.folder = kind, folder
+        self._commands: list[subprocess.Popen[str]] = []
 
     def script(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the script: ``script("start")``."""
@@ -53,23 +55,40 @@ class LocalCluster:
         """A command to its end, on a login node so to speak."""
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=timeout)
 
-    def processes(self, name: str, *arguments: str) -> list[int]:
-        """Those of a daemon, with ``arguments`` on their command lines."""
-        commands = {pid: command.split() for pid, command in naming(self.folder).items()}
+    def processes(self, *arguments: str, **environment: str) -> list[int]:
+        """Its processes with all of ``arguments`` on their command lines and this in their environment."""
+        entries = {f"{key}={value}" for key, value in environment.items()}
         return [
             pid
-            for pid, command in commands.items()
-            if command and Path(command[0]).name == name and set(arguments) <= set(command)
+            for pid, command in naming(self.folder).items()
+            if set(arguments) <= set(command.split()) and entries <= set(environment_of(pid))
         ]
 
     def tl(self, *arguments: str, log: Path) -> subprocess.Popen[str]:
         """``tl`` in the background; what it says goes to ``log``."""
         with log.open("a") as out:
-            return subprocess.Popen(
+            command = subprocess.Popen(
                 [sys.executable, "-m", "tl_experiments", *arguments],
                 env=self.environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True,
                 start_new_session=True,
             )  # fmt: skip
+        self._commands.append(command)
+        return command
+
+    def end_commands(self) -> None:
+        """End what a test that failed has left in the background."""
+        for command in self._commands:
+            if command.poll() is None:
+                os.killpg(command.pid, signal.SIGKILL)
+                command.wait()
+
+
+def environment_of(pid: int) -> list[str]:
+    """What a process was started with."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
 
 
 def naming(folder: Path) -> dict[int, str]:
@@ -102,6 +121,7 @@ def kept(kind: str, *options: str) -> Iterator[LocalCluster]:
             cluster.start(*options)
             yield cluster
         finally:
+            cluster.end_commands()
             stopped = cluster.script("stop")
         assert stopped.returncode == 0, stopped.stderr
         assert naming(folder) == {}

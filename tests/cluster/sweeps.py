@@ -13,7 +13,7 @@ from tests.conftest import TINY
 SWEEP = [
     *TINY,
     *("backbone=timm", "backbone.name=test_resnet,test_vit", "freeze_strategy=full,lp_ft", "seed=0,1,2"),
-    *("dataset.shots=10", "trainer.max_epochs=12", "feature_cache=off"),
+    *("dataset.shots=10", "trainer.max_epochs=8", "feature_cache=off"),
 ]
 JOBS = 12
 # Columns that say how long it took or what it used, not what came out

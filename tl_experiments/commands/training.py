@@ -1,4 +1,4 @@
-"""``tl train``, ``tl pretrain``, ``tl lr``: what Hydra hands a composed command line to, one class a kind of verb.
+"""What Hydra hands a composed command line to, one class a kind of verb: ``tl train``, ``pretrain``, ``tune``, ``lr``.
 
 Nothing heavy is imported before the work begins.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tl_experiments import interrupt
@@ -39,6 +39,12 @@ class TrainCommand:
         overrides = list(hydra.overrides.task)
         params = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
         self.execute = lambda: self._single(composed, overrides, params)
+
+    def expand(self, loader: Any, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
+        """Called by our sweeper: the jobs that the swept values stand for, as lists of overrides."""
+        from tl_experiments.sweeps.expand import expand
+
+        return expand(loader, params, arguments)
 
     def sweep(self, loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> None:
         """Called by our launcher with one list of overrides a job."""
@@ -157,7 +163,7 @@ class TrainCommand:
             return OK
         with interrupt.installed(at_once=True), running_here(folder), following(folder, trackers):
             outcome = run_sweep(without_secrets(jobs), folder, self.line, choose_trial)
-            self._show(outcome, compare=self.verb == "train" and not jobs[0].config.debug.no_result)
+            self._show(outcome, compare=self.verb in ("train", "tune") and not jobs[0].config.debug.no_result)
         return self._name_failures(outcome)
 
     def _show(self, outcome: Outcome, compare: bool) -> None:
@@ -179,6 +185,48 @@ class TrainCommand:
             again = "" if entry.state in ("interrupted", "skipped") else "; retry_failed=true runs it again"
             sys.stderr.write(plain(f"error: {name}: {entry.state}: {entry.cause}{log}{again}") + "\n")
         return SOME_FAILED if outcome.bad else OK
+
+
+class TuneCommand(TrainCommand):
+    """``tl tune``: the settings of each arm are searched, then its other seeds run with what val chose."""
+
+    def expand(self, loader: Any, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
+        """No jobs yet: the search proposes them."""
+        from tl_experiments.sweeps.expand import read_overrides
+
+        self.swept = read_overrides(loader, params, arguments)
+        return []
+
+    def _sweep(self, loader: Any, config: Any, _job_overrides: Sequence[Sequence[str]]) -> int:
+        from tl_experiments.analysis.arms import choose_trial
+        from tl_experiments.sweeps.expand import Composer
+        from tl_experiments.sweeps.jobs import sweep_folder
+        from tl_experiments.sweeps.lock import running_here
+        from tl_experiments.sweeps.pruning import import_optuna
+        from tl_experiments.sweeps.worker import start_logging
+        from tl_experiments.tracking.process import check_installed, following
+        from tl_experiments.tuning.search import in_journal, in_memory
+        from tl_experiments.tuning.space import make_space
+
+        start_logging()
+        import_optuna()
+        space = make_space(self.swept, Composer(loader, self.verb, list(config.hydra.overrides.hydra)))
+        jobs = [arm.example for arm in space.arms]
+        cfg = jobs[0].config
+        if cfg.print_layout:
+            raise ConfigError("print_layout", "true in a search, which has many layouts", "print it with tl train")
+        trackers = cfg.tracker.chosen()
+        check_installed(trackers)
+        folder = sweep_folder(jobs, list(config.hydra.overrides.task))
+        if cfg.dry_run:
+            sys.stdout.write(in_memory(space, folder, self.line, choose_trial).preview() + "\n")
+            return OK
+        with interrupt.installed(at_once=True), running_here(folder), following(folder, trackers):
+            tuning = in_journal(space, folder, self.line, choose_trial)
+            outcome = tuning.run()
+            sys.stdout.write(tuning.fronts())
+            self._show(outcome, compare=not cfg.debug.no_result)
+        return self._name_failures(outcome)
 
 
 class RatesCommand(TrainCommand):
@@ -221,4 +269,4 @@ class RatesCommand(TrainCommand):
         return OK
 
 
-COMMANDS = {"train": TrainCommand, "pretrain": TrainCommand, "lr": RatesCommand}
+COMMANDS = {"train": TrainCommand, "pretrain": TrainCommand, "lr": RatesCommand, "tune": TuneCommand}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -111,11 +112,11 @@ class RayExecutor:
     """Each task of a sweep on a cluster of Ray. All nodes see ``output_dir``.
 
     Args:
-        address: Of a cluster, as ``ray.init`` takes it; ``auto`` finds the one of this machine; null starts one on this
-            machine, which ends with the command.
-        gpus_per_task: GPUs of a task, a fraction where several share one, whose memory Ray does not divide; null is
-            one, and none with ``trainer.accelerator=cpu``.
-        cpus_per_task: Cores, and CPU threads, of a task.
+        address: Of a cluster, ``host:port`` or ``ray://host:port``; ``auto`` finds that of ``RAY_ADDRESS`` or of this
+            machine; null starts one on this machine, which ends with the command.
+        gpus_per_task: GPUs of a task, a fraction where several share one, whose memory Ray does not divide; null is one
+            a device of the trainer. With ``trainer.accelerator=cpu``, or ``auto`` and no GPU in the cluster, none.
+        cpus_per_task: Cores, and CPU threads, of each process of a task, one a device of the trainer.
         memory_gb: That a task asks for; null asks for none.
         resources: Of a task, by the names that the cluster gives them.
         max_retries: How often a task whose process or node died is started again; it goes on from its resume point.
@@ -139,6 +140,9 @@ class RayExecutor:
             gpus is None or 0 <= gpus < 1 or gpus == int(gpus), "gpus_per_task", gpus, "a fraction, or a whole number"
         )
         require(memory is None or memory > 0, "memory_gb", memory, "a number above 0, or null")
+        address = self.address
+        known = address in (None, "auto") or re.fullmatch(r"(ray://)?[^/\s]+:\d+", address)
+        require(bool(known), "address", address, "host:port, ray://host:port, auto or null")
         require(self.cpus_per_task > 0, "cpus_per_task", self.cpus_per_task, "1 or more")
         require(self.max_retries >= 0, "max_retries", self.max_retries, "0 or more")
         require(self.poll_s > 0, "poll_s", self.poll_s, "a number above 0")

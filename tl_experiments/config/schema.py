@@ -171,3 +171,47 @@ class LrConfig(TrainConfig):
 
     lr_range: LrRange
     _needs_rate: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """The search of ``tl tune``.
+
+    Args:
+        trials: Of each arm, those that are pruned, diverge or fail included.
+        parallel: Trials of each arm that are proposed, and run, at once. More of them know less of each other.
+        sampler: ``tpe``, the tree-structured Parzen estimator (Bergstra et al., 2011), or ``random``.
+        pruner: Ends trials early that are behind the others in val accuracy: ``median`` below their median (Golovin et
+            al., 2017), ``hyperband`` by brackets of successive halving (Li et al., 2018). Heads on fixed features are
+            trained together and never pruned.
+        objectives: ``accuracy`` on val, and ``seconds`` of a trial: with both the search is for their Pareto front.
+    """
+
+    trials: int
+    parallel: int
+    sampler: Literal["tpe", "random"]
+    pruner: Literal["none", "median", "hyperband"]
+    objectives: tuple[Literal["accuracy", "seconds"], ...]
+
+    def __post_init__(self) -> None:
+        require(self.trials > 0, "trials", self.trials, "1 or more")
+        require(self.parallel > 0, "parallel", self.parallel, "1 or more")
+        given = ", ".join(self.objectives)
+        known = set(self.objectives) in ({"accuracy"}, {"accuracy", "seconds"})
+        require(known and len(self.objectives) == len(set(self.objectives)), "objectives", f"[{given}]",
+                "[accuracy] or [accuracy,seconds]")  # fmt: skip
+        if self.pruner != "none" and len(self.objectives) > 1:
+            raise ConfigError("pruner", f"{self.pruner} together with two objectives", "tune.pruner=none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(TrainConfig):
+    """One trial of ``tl tune``."""
+
+    tune: Tune
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tune.pruner != "none" and self.trainer.world_size > 1:
+            what = f"{self.tune.pruner} together with {self.trainer.world_size} devices a job"
+            raise ConfigError("tune.pruner", what, "tune.pruner=none")

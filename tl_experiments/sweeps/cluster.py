@@ -170,6 +170,7 @@ def run_on_cluster(
         Interrupted: Likewise, where the cluster ends with the command.
         UserError: The cluster refuses the tasks.
     """
+    known = known if cluster.outlives else {}  # a command that was killed took its cluster with it
     with interrupt.postponed():
         followed = [_follow(task, known[task.id], folder) for task in tasks if task.id in known]
         followed += _submit([task for task in tasks if task.id not in known], folder, threads, cluster, listener)
@@ -198,6 +199,8 @@ def run_on_cluster(
         cluster.cancel([one.handle for one in followed])
         for one in followed:
             one.listen(folder, listener)
+            if not one.begun:
+                one.reports.last_word = "skipped", "the command ended before its turn; run it again", True
             one.reports.abandon(listener)
         interrupt.check()
 

@@ -9,11 +9,14 @@ from pathlib import Path
 from tl_experiments.config.executors import Executor, LocalExecutor, RayExecutor, SlurmExecutor
 from tl_experiments.config.trainers import Trainer
 from tl_experiments.errors import UserError
+from tl_experiments.sweeps import ray_cluster, slurm
 from tl_experiments.sweeps.cluster import Cluster, run_on_cluster
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.local import Slots, check_devices, run_tasks, slots
+from tl_experiments.sweeps.ray_cluster import RayCluster
+from tl_experiments.sweeps.ray_connection import connect
 from tl_experiments.sweeps.reports import Listener
-from tl_experiments.sweeps.slurm import Slurm, check
+from tl_experiments.sweeps.slurm import Slurm
 from tl_experiments.sweeps.tasks import Task
 
 
@@ -28,9 +31,11 @@ def places(executor: Executor, trainer: Trainer, n_tasks: int, threads: int | No
     """
     if isinstance(executor, LocalExecutor):
         return slots(executor, trainer, n_tasks, threads)
-    most = executor.max_parallel if isinstance(executor, SlurmExecutor) else n_tasks
-    device = None if trainer.accelerator == "cpu" else "gpu"
-    return Slots((device,) * max(1, min(n_tasks, most)), executor.threads_per_job)
+    if isinstance(executor, SlurmExecutor):
+        most, on_gpu = executor.max_parallel, trainer.accelerator != "cpu"
+    else:
+        most, on_gpu = ray_cluster.places(executor, trainer)
+    return Slots(("gpu" if on_gpu else None,) * max(1, min(n_tasks, most)), executor.threads_per_job)
 
 
 def check_executor(jobs: Sequence[Job]) -> None:
@@ -45,7 +50,9 @@ def check_executor(jobs: Sequence[Job]) -> None:
     if isinstance(executor, LocalExecutor):
         check_devices(trainers)
     elif isinstance(executor, SlurmExecutor):
-        check(executor, trainers)
+        slurm.check(executor, trainers)
+    else:
+        ray_cluster.check(executor, trainers)
 
 
 def execute(
@@ -86,10 +93,12 @@ def cluster_of(name: str) -> Cluster:
         if shutil.which("squeue") is None:
             raise UserError(name, "squeue is not found here", "go where jobs are submitted")
         return Slurm()
+    if name == "ray":
+        raise UserError(name, "was started by the command and ends with it", "end the command, or run it again")
+    if name.startswith("ray "):
+        return RayCluster(connect(name.removeprefix("ray ")))
     raise UserError(name, "no such cluster", "choose slurm or ray")
 
 
 def _open(executor: SlurmExecutor | RayExecutor) -> Cluster:
-    if isinstance(executor, SlurmExecutor):
-        return Slurm(executor)
-    raise UserError("executor", executor.name, "choose local")
+    return Slurm(executor) if isinstance(executor, SlurmExecutor) else ray_cluster.open_ray(executor)

@@ -20,6 +20,7 @@ from tl_experiments.interrupt import Interrupted
 from tl_experiments.safe_text import one_line
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import State
+from tl_experiments.sweeps.pruning import judge_of
 from tl_experiments.sweeps.tasks import LOG_FILE, Task
 from tl_experiments.training.ending import how_it_ended
 
@@ -78,7 +79,8 @@ def run_task(task: Task, folder: Path, threads: int | None, send: Send) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         jobs = [(job.config, folder / job.id) for job in task.jobs]
-        run_together(jobs, task.shared, ended, done=task.done, progress=Paced(send))
+        judge = judge_of(task.jobs[0], folder)
+        run_together(jobs, task.shared, ended, done=task.done, progress=Paced(send), judge=judge)
     except Interrupted as error:
         send(("left", "interrupted", f"{error}; run it again", True))
     except Exception as error:

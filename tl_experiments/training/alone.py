@@ -11,6 +11,7 @@ import torch
 from tl_experiments import interrupt
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.data.items import Split
+from tl_experiments.errors import PrunedError
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.records import RECORD_FILE, RunRecord, remove_resume_points, remove_stale_temporaries
 from tl_experiments.strategies.plans import trains_head_only
@@ -20,7 +21,7 @@ from tl_experiments.training.checkpoint import write_checkpoint
 from tl_experiments.training.disk import check_space
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name, peak_memory_bytes
 from tl_experiments.training.fit import fit
-from tl_experiments.training.groups import SharedWork, Told, why_alone
+from tl_experiments.training.groups import Judge, SharedWork, Told, why_alone
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.metrics import Predictions
@@ -33,15 +34,21 @@ from tl_experiments.training.summary import batch_line, summary_lines
 logger = logging.getLogger(__name__)
 
 
-def run_alone(cfg: TrainConfig, target: Path, shared: SharedWork, progress: Told) -> RunRecord:
+def run_alone(cfg: TrainConfig, target: Path, shared: SharedWork, progress: Told, judge: Judge) -> RunRecord:
     """Train one job with Lightning and write its folder; see ``run``."""
     accelerator = choose_accelerator(cfg.trainer)
     with opened(cfg.trainer, accelerator) as ranks:
-        return _run(cfg, target, shared, progress, accelerator, ranks)
+        return _run(cfg, target, shared, progress, judge, accelerator, ranks)
 
 
 def _run(
-    cfg: TrainConfig, target: Path, shared: SharedWork, progress: Told, accelerator: str, ranks: Ranks
+    cfg: TrainConfig,
+    target: Path,
+    shared: SharedWork,
+    progress: Told,
+    judge: Judge,
+    accelerator: str,
+    ranks: Ranks,
 ) -> RunRecord:
     identity = job_id(cfg)
     started = time.perf_counter()
@@ -59,9 +66,18 @@ def _run(
         remove_stale_temporaries(target)
         check_space(cfg, parts, target)
         write_start(target, cfg, identity, parts.lr)
-    history = History(target, parts.data.steps_per_epoch, started, writes=ranks.first)
+
+    def agreed(validations: int, accuracy: float) -> str | None:
+        return ranks.from_first(judge(validations, accuracy) if ranks.first else None)
+
+    history = History(target, parts.data.steps_per_epoch, started, judge=agreed, writes=ranks.first)
     with interrupt.postponed():
-        fitted = fit(cfg, parts, history, accelerator, precision, progress, ranks)
+        try:
+            fitted = fit(cfg, parts, history, accelerator, precision, progress, ranks)
+        except PrunedError:
+            if ranks.first:
+                remove_resume_points(target)
+            raise
         module = fitted.module
         history.restore_best(parts.model)
         tests: dict[Split, Predictions] = {}

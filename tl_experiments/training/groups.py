@@ -45,6 +45,14 @@ LEAST_VISITS = 1.5  # of each image in a phase, below which its frozen part is c
 Told = Callable[[int, int], None]  # optimizer steps done, of how many
 
 
+# Validations so far and the last one's accuracy -> why the run is to end now; None where it goes on
+Judge = Callable[[int, float], str | None]
+
+
+def unjudged(_validations: int, _accuracy: float) -> None:
+    """Every run goes on to its end."""
+
+
 def unwatched(_done: int, _total: int) -> None:
     """Nobody looks."""
 

@@ -364,6 +364,7 @@ class TransferModule(pl.LightningModule):
         val = self._gather()
         weights = partial(self.phase.weights, self.model)
         self.history.enter(self.phase, self.step, val, weights, train_loss, time.perf_counter(), lr)
+        self.history.check_prospects(self.parts.phases[-1].end_step)
         if self.out_of_patience():
             logger.info("stopping  after step %d of %d: val got no better", self.step, self.phase.end_step)
             self.trainer.should_stop = True

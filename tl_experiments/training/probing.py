@@ -27,7 +27,7 @@ from tl_experiments.training.caching import Cached, open_activations
 from tl_experiments.training.checkpoint import write_checkpoint
 from tl_experiments.training.disk import check_space
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name, device_of
-from tl_experiments.training.groups import SharedWork
+from tl_experiments.training.groups import SharedWork, unjudged
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.model import TransferModel
@@ -162,7 +162,7 @@ def _alone(
             yield probe.position, TrainingError("feature_cache", reason, "head=linear trains without kept features")
             continue
         try:
-            yield probe.position, run_alone(cfg, folder, shared, partial(progress, probe.position))
+            yield probe.position, run_alone(cfg, folder, shared, partial(progress, probe.position), unjudged)
         except UserError as error:
             yield probe.position, error
 
