@@ -55,7 +55,9 @@ def entries(folder):
 
 
 def test_every_death_is_named_and_the_others_end_as_on_this_machine(login, tiny, tmp_path):
-    good = [job(tiny("freeze_strategy=full", "executor.threads_per_job=1"))]
+    good = [job(tiny("freeze_strategy=full", *ON_SLURM))]
+    options = (*TINY, "freeze_strategy=full", "executor.threads_per_job=1", f"output_dir={tmp_path}", "name=here")
+    assert login.tl("train", *options, log=tmp_path / "log").wait(120) == 0
     kinds = {
         faulty.Raises: "RuntimeError: a bug",
         faulty.Exits: "exit code 3 before it was done (SLURM job ",
@@ -64,8 +66,7 @@ def test_every_death_is_named_and_the_others_end_as_on_this_machine(login, tiny,
         faulty.Segfaults: "killed by SIGSEGV (SLURM job ",
     }
     bad = [faulty_job(kind, tiny("freeze_strategy=full", *ON_SLURM)) for kind in kinds]
-    run_sweep(good, tmp_path / "here", "here")
-    outcome = run_sweep([*bad, job(tiny("freeze_strategy=full", *ON_SLURM))], tmp_path / "there", "there")
+    outcome = run_sweep([*bad, *good], tmp_path / "there", "there")
     assert metrics(tmp_path / "there", good) == metrics(tmp_path / "here", good)
     assert (outcome.ok, len(outcome.bad)) == (1, len(kinds))
     for entry, cause in zip(outcome.bad, kinds.values(), strict=True):
