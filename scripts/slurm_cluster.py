@@ -11,8 +11,10 @@ queue, empty accounts. Packages: apt-get install --no-install-recommends slurm-w
 
 Nodes n1 and n2 have 2 CPUs each, however many the machine has, and half its memory each. Their names are known to SLURM
 alone and do not resolve: a job over both nodes needs MASTER_ADDR=127.0.0.1. A node that dies is noticed within half a
-minute, and its jobs are requeued; a requeued job waits 10 seconds (``scontrol update jobid=J StartTime=now`` starts it
-at once). With ``--no-accounting`` there is no slurmdbd, and ``sacct`` fails, as on some small clusters.
+minute, or when ``start`` brings it back, and its jobs are requeued; a requeued job waits 10 seconds
+(``scontrol update jobid=J StartTime=now`` starts it at once). A job in the partition ``urgent`` puts those of ``debug``
+and, 30 seconds later, those of ``grace`` back into the queue. With ``--no-accounting`` there is no slurmdbd, and
+``sacct`` fails, as on some small clusters.
 """
 
 from __future__ import annotations

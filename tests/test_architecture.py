@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "inference": _BASE
     | {"config", "strategies", "cache", "data", "backbones", "heads", "features", "training", "metrics", "analysis"},
     "sweeps": _BASE | {"config", "strategies", "cache", "training"},
+    "tuning": _BASE | {"config", "sweeps", "training"},
     "analysis": {"errors", "types", "records", "safe_text", "metrics"},
     "report": {"errors", "types", "records", "safe_text", "metrics", "analysis"},
     "tracking": {"errors", "types", "records", "safe_text", "interrupt", "metrics", "data"},
@@ -51,6 +52,7 @@ MAY_IMPORT = {
         "training",
         "inference",
         "sweeps",
+        "tuning",
         "analysis",
         "report",
         "tracking",
@@ -125,6 +127,7 @@ HEAVY = {"torch", "torchvision", "timm", "pytorch_lightning", "torchmetrics", "w
         "data.pictures",
         "sweeps.sweep",
         "sweeps.expand",
+        "tuning.search",
         "cache.listing",
         "training.preflight",
         "analysis.winner",

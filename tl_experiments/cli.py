@@ -22,6 +22,7 @@ tl: transfer learning experiments from the command line
 
   tl train ...      train one job, or with -m a sweep, and compare its arms
   tl pretrain ...   train a source model; its folder is then a backbone.weights
+  tl tune ...       search each arm's settings with equal budgets, then compare the arms
   tl lr ...         find learning rates: a range test of each strategy, with a plot
   tl compare DIR    the table and the verdict of finished sweeps
   tl predict ...    the classes of new images, by a run or by the run that val chose
@@ -53,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except UserError as error:
         if debug:
             traceback.print_exc()
-        sys.stderr.write(f"error: {plain(str(error))}\n")
+        if os.environ.get("RANK", "0") == "0":  # of several processes of torchrun one says it
+            sys.stderr.write(f"error: {plain(str(error))}\n")
         code = error.exit_code
     except Detached as error:
         sys.stderr.write(f"detached: {plain(str(error))}\n")
@@ -134,6 +136,8 @@ def _train(verb: str, arguments: list[str]) -> int:
 
     _refuse_unknown_options(verb, arguments)
     command = COMMANDS[verb](verb, arguments)
+    if verb == "tune" and not set(arguments) & {"--cfg", "-c", "--info", "-i"}:
+        arguments = ["--multirun", *arguments]  # its values are searched; there is no single run
     sys.argv = [f"tl {verb}", *conditional(open_mappings(arguments))]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we print one line
     try:
@@ -193,6 +197,7 @@ _MODULES = {
 VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "train": _train,
     "pretrain": _train,
+    "tune": _train,
     "lr": _train,
     **dict.fromkeys(_MODULES, _module),
     "list": _list,

@@ -57,6 +57,10 @@ class DivergedError(TrainingError):
     """The loss or the outputs became NaN or infinite: the run is listed as ``diverged`` and never ranked."""
 
 
+class PrunedError(TrainingError):
+    """The run is behind others of its search and ended early: it is listed as ``pruned``, which is no failure."""
+
+
 def first_line(error: BaseException) -> str:
     """What another library's exception says, short enough to stand in one of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -25,6 +25,20 @@ tl train: train one job, or with -m a sweep whose arms are then compared
 
 The same command again runs only what is not done. retry_failed=true runs failed jobs again.
 """,
+    "tune": """\
+tl tune: search the settings of each arm with the same number of trials, chosen on val, then compare the arms
+
+  tl tune freeze_strategy=feature_extraction,full seed=0,1,2 'optimizer.lr_factor=tag(log,interval(0.03,30))' \\
+          'optimizer.weight_decay=tag(log,interval(1e-5,1e-1))' trainer.max_epochs=5,10 tune.trials=20
+  tl tune dataset=image_folder dataset.root=$HOME/photos backbone=resnet18,vit_tiny \\
+          freeze_strategy=feature_extraction,full,from_scratch seed=0,1,2 \\
+          'optimizer.lr_factor=tag(log,interval(0.03,30))' tune.trials=20 tune.pruner=median
+  tl tune freeze_strategy=full 'trainer.max_epochs=int(interval(2,20))' 'tune.objectives=[accuracy,seconds]'
+
+Datasets, backbones, heads and freeze strategies are arms; seeds repeat them; all else that has several values is
+searched: a,b,c by choice, interval(a,b) and range(a,b,step) by number, tag(log,...) on a logarithmic scale.
+The same command again goes on; with more tune.trials it searches on. dry_run=true shows the first trials.
+""",
     "lr": """\
 tl lr: find learning rates; a short training at a rate that rises from step to step, for each strategy
 

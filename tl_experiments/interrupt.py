@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from types import FrameType
 from tl_experiments.errors import SIGNALLED
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_ECHO_S = 0.5  # a signal this soon after the first is the same: launchers pass on what a terminal has sent to all
 
 
 class Interrupted(BaseException):
@@ -65,23 +67,27 @@ class _State:
     process: int = 0  # that installed the handlers: a loader forked from it leaves signals to it
     signals: tuple[int, ...] = ()
     received: int | None = None
+    received_at: float = 0.0
     at_once: bool = False
+    insist: bool = True
+    held: bool = False
 
 
 _state = _State()
 
 
-def install(signals: Iterable[int] = SIGNALS, *, at_once: bool = False) -> None:
+def install(signals: Iterable[int] = SIGNALS, *, at_once: bool = False, insist: bool = True) -> None:
     """From now on these signals are noted for ``requested`` and ``check``; a second one raises wherever it comes.
 
     Args:
         signals: Numbers.
         at_once: Raise ``Interrupted`` at the first signal too, except within ``postponed``.
+        insist: Without, a second one changes nothing: a cluster repeats its signals, and kills what takes too long.
 
     Raises:
         ValueError: Not in the main thread.
     """
-    _state.process, _state.received, _state.at_once = os.getpid(), None, at_once
+    _state.process, _state.received, _state.at_once, _state.insist = os.getpid(), None, at_once, insist
     _state.signals = tuple(signals)
     take_back()
 
@@ -115,6 +121,16 @@ def postponed() -> Iterator[None]:
         _state.at_once = before
 
 
+@contextmanager
+def held(hold: bool = True) -> Iterator[None]:
+    """In the body ``check`` lets a first signal pass: others wait for what it does, and will end together with it."""
+    before, _state.held = _state.held, hold
+    try:
+        yield
+    finally:
+        _state.held = before
+
+
 def requested() -> int | None:
     """The signal that asked this process to end; None without one."""
     return _state.received
@@ -122,7 +138,7 @@ def requested() -> int | None:
 
 def check(where: str | None = None) -> None:
     """Raise ``Interrupted`` if a signal has asked for it; to be called where nothing is half done."""
-    if _state.received is not None:
+    if _state.received is not None and not _state.held:
         raise Interrupted(_state.received, where)
 
 
@@ -130,6 +146,8 @@ def _note(signum: int, _frame: FrameType | None) -> None:
     if os.getpid() != _state.process:
         return
     second = _state.received is not None
-    _state.received = signum
+    if second and (not _state.insist or time.monotonic() - _state.received_at < _ECHO_S):
+        return
+    _state.received, _state.received_at = signum, time.monotonic()
     if second or _state.at_once:
         raise Interrupted(signum)

@@ -28,11 +28,21 @@ STACKS_FOLDER = "stacks"  # of a sweep: resume points of runs that are trained i
 # Config keys that change no result: where a job runs, who watches, where it is written.
 NOT_IN_THE_RESULT = frozenset(
     {
-        *("executor", "tracker", "name", "output_dir", "print_layout", "retry_failed", "dry_run", "tuning_seed"),
+        *(
+            "executor",
+            "tracker",
+            "name",
+            "output_dir",
+            "print_layout",
+            "retry_failed",
+            "dry_run",
+            "tuning_seed",
+            "tune",
+        ),
         *("feature_cache.name", "feature_cache.dir", "feature_cache.max_bytes", "feature_cache.hold_max_bytes"),
         *("debug.name", "debug.traceback", "dataset.preload_max_bytes", "dataset.download"),
         *("trainer.num_workers", "trainer.eval_batch_size", "trainer.checkpoint"),
-        *("trainer.on_out_of_memory", "trainer.resume_interval_s"),
+        *("trainer.on_out_of_memory", "trainer.resume_interval_s", "trainer.timeout_s"),
     }
 )
 
@@ -197,12 +207,13 @@ class RunRecord:
         wall_clock_s: Seconds from the start of the run to its record; of runs trained in one computation, the run's
             share.
         pretraining_s: Seconds of own pretraining behind the weights, 0 for weights that came from elsewhere.
-        peak_memory_bytes: Peak of device memory on a GPU, of the process's resident memory on a CPU.
-        environment: Versions, processor, device, precision and threads that ran it.
+        peak_memory_bytes: Peak of device memory on a GPU, of the process's resident memory on a CPU; of several devices
+            the largest.
+        environment: Versions, processor, device, number of devices, precision and threads that ran it.
         notes: What was handled on the way, in whole sentences.
-        work: What the run cost: ``images_decoded`` (from files), ``images_encoded`` (forward passes of a frozen prefix
-            to fill the cache), ``cached_phases`` (numbers of the phases trained on cached activations), ``together``
-            (runs trained in one computation, this one included).
+        work: What the run cost, over all its processes: ``images_decoded`` (from files), ``images_encoded`` (forward
+            passes of a frozen prefix to fill the cache), ``cached_phases`` (numbers of the phases trained on cached
+            activations), ``together`` (runs trained in one computation, this one included).
     """
 
     job_id: str

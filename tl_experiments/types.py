@@ -84,6 +84,7 @@ class Batch(TypedDict):
         label: int64 ``(n,)``.
         index: Positions in the source, int64 ``(n,)``.
         target: Share of each class, float32 ``(n, n_classes)``, where labels are mixed; it takes the label's place.
+        whole: Labels of the batch over all processes, int64 ``(N,)``, where this is one process's share of it.
         activations: What crosses the cut after the frozen prefix, ``(n, ...)`` each; then ``image`` is missing.
     """
 
@@ -92,6 +93,7 @@ class Batch(TypedDict):
     label: Tensor
     index: Tensor
     target: NotRequired[Tensor]
+    whole: NotRequired[Tensor]
 
 
 class Objective(Protocol):

@@ -13,8 +13,6 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from tl_experiments.sweeps.expand import expand
-
 
 @dataclass
 class SweeperConfig:
@@ -43,7 +41,7 @@ class TLLauncher(Launcher):
 
 
 class TLSweeper(Sweeper):
-    """The cartesian product of all swept overrides, as Hydra's BasicSweeper expands it."""
+    """The jobs that the verb makes of the swept overrides, such as their cartesian product."""
 
     def __init__(self, params: Mapping[str, str]) -> None:
         self.params = params
@@ -54,7 +52,8 @@ class TLSweeper(Sweeper):
         self.jobs.setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def sweep(self, arguments: list[str]) -> Any:
-        return self.jobs.launch(expand(self.loader, self.params, arguments), 0)
+        jobs = self.jobs.task.expand(self.loader, self.params, arguments)  # type: ignore[attr-defined]
+        return self.jobs.launch(jobs, 0)
 
 
 store = ConfigStore.instance()

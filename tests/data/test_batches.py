@@ -7,7 +7,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tl_experiments.data.batches import batch_notes, epoch_batches, eval_batches, step_batches, steps_per_epoch
+from tl_experiments.data.batches import (
+    Share,
+    batch_notes,
+    epoch_batches,
+    eval_batches,
+    step_batches,
+    steps_per_epoch,
+)
 
 
 @pytest.mark.parametrize(
@@ -68,3 +75,23 @@ def test_eval_batches_keep_the_order_and_every_image(n: int, sizes: list[int]) -
     batches = eval_batches(n, 4)
     assert [len(drawn.positions) for drawn in batches] == sizes
     assert np.concatenate([drawn.positions for drawn in batches]).tolist() == list(range(n))
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 21, 33])
+@pytest.mark.parametrize("least", [1, 2])
+def test_parts_are_those_of_array_split(n: int, processes: int, least: int) -> None:
+    """Where each would get fewer than ``least`` images some compute nothing that counts."""
+    shares = [Share(number, processes, least) for number in range(processes)]
+    batch = np.arange(n)
+    working = [share for share in shares if share.counts(n)]
+    expected = np.array_split(batch, len(working))
+    assert [batch[share.part(n)].tolist() for share in working] == [part.tolist() for part in expected]
+    assert len(working) == min(processes, max(1, n // least))
+    assert all(len(batch[share.part(n)]) >= min(n, least) for share in shares)  # the others have something to compute
+
+
+def test_a_process_alone_gets_whole_batches() -> None:
+    (drawn,) = eval_batches(5, 8)
+    part = Share().drawn(drawn)
+    assert part.positions.tolist() == drawn.positions.tolist()

@@ -98,3 +98,30 @@ def _signal_the_command(signum: int) -> None:
     assert parent is not None
     assert parent.pid is not None
     os.kill(parent.pid, signum)
+
+
+class _OnlyRank1(TrainConfig):
+    """Well in rank 0, which then waits for rank 1 in vain."""
+
+    def base_lr(self) -> float:
+        if os.environ["RANK"] == "1":
+            self.fail()
+        return super().base_lr()
+
+    def fail(self) -> None:
+        raise NotImplementedError
+
+
+class Rank1Raises(_OnlyRank1):
+    def fail(self) -> None:
+        raise RuntimeError("a bug\nin two lines")
+
+
+class Rank1IsKilled(_OnlyRank1):
+    def fail(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Rank1Exits(_OnlyRank1):
+    def fail(self) -> None:
+        sys.exit(3)

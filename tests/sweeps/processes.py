@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 
 from tl_experiments.sweeps.cluster import Condition
 from tl_experiments.sweeps.local import server
@@ -14,6 +15,12 @@ from tl_experiments.sweeps.remote import work_remotely
 def _begin(task, folder, threads, handle):
     os.setsid()  # it outlives what started it
     work_remotely(task, folder, threads, handle)
+
+
+def begin_rank(task, folder, threads, variables):
+    """A process of srun; its exit code is the signal that ended its part."""
+    os.environ.update(variables)
+    sys.exit(work_remotely(task, folder, threads, "a turn") or 0)
 
 
 class Processes:

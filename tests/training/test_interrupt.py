@@ -170,3 +170,28 @@ def test_while_features_are_made(tiny, tmp_path, monkeypatch):
     record, steps = counted(cfg, tmp_path / "interrupted", monkeypatch)
     assert steps == 0
     assert record.metrics == run(cfg, tmp_path / "whole").metrics
+
+
+def test_a_second_signal_raises_unless_a_cluster_repeats_it(monkeypatch):
+    monkeypatch.setattr(interrupt, "_ECHO_S", 0.0)
+    with interrupt.installed():
+        interrupt.install((signal.SIGUSR1, signal.SIGTERM), insist=False)
+        for signum in (signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), signum)
+        assert interrupt.requested() == signal.SIGUSR1
+        interrupt.install((signal.SIGUSR1,))
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def test_what_a_launcher_repeats_is_one_signal(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: now[0])
+    with interrupt.installed():
+        for now[0] in (100.0, 100.1, 100.4):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.requested() == signal.SIGTERM
+        now[0] = 100.6
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)

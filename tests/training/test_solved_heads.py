@@ -21,7 +21,7 @@ def test_nearest_neighbours_are_loaded_with_their_images(tiny, tmp_path):
     model.head = build_head(head, model.backbone.feature_dim, len(parts.data.spec.classes), seed=0)
     features = torch.randn(20, model.backbone.feature_dim, generator=generator)
     model.head.fill(features, torch.arange(20) % 10, 5)
-    write_checkpoint(tmp_path, dataclasses.replace(cfg, head=head), "an-id", parts)
+    write_checkpoint(tmp_path, dataclasses.replace(cfg, head=head), "an-id", parts, parts.model.state_dict())
     loaded = load_run(tmp_path)
     with torch.no_grad():
         assert torch.equal(loaded(images), model(images))

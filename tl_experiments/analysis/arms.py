@@ -77,6 +77,26 @@ def differs(arms: Sequence[Arm], label: str) -> bool:
 
 
 @dataclass(frozen=True)
+class SearchBudget:
+    """What ``tl tune`` spent on one arm.
+
+    Args:
+        jobs: Ids of its trials' runs.
+        states: State of the ledger -> trials that ended so; one that was proposed twice counts twice.
+        lost_s: Seconds of its runs that left no record.
+    """
+
+    jobs: frozenset[str]
+    states: Mapping[str, int]
+    lost_s: float
+
+    @property
+    def trials(self) -> int:
+        """Settings that were tried, those that were pruned, diverged or failed included."""
+        return sum(self.states.values())
+
+
+@dataclass(frozen=True)
 class ArmRuns:
     """An arm with the trial that val chose.
 
@@ -84,11 +104,20 @@ class ArmRuns:
         arm: The labels.
         trials: Trial key -> its runs, in order of their pairs.
         chosen: Key of the chosen trial.
+        searches: In which trials of the arm were proposed.
     """
 
     arm: Arm
     trials: Mapping[str, tuple[RunRecord, ...]]
     chosen: str
+    searches: tuple[SearchBudget, ...] = ()
+
+    @property
+    def n_trials(self) -> int:
+        """Settings that had a chance to be chosen; of a search those that left no record, too."""
+        searched = frozenset[str]().union(*(search.jobs for search in self.searches))
+        others = sum(all(run.job_id not in searched for run in runs) for runs in self.trials.values())
+        return others + sum(search.trials for search in self.searches)
 
     @property
     def runs(self) -> tuple[RunRecord, ...]:
@@ -172,12 +201,17 @@ def choose_trial(trials: Mapping[str, Sequence[RunRecord]]) -> str:
     return min(complete, key=lambda key: (*val_rank(trials[key]), key))
 
 
-def group_arms(records: Iterable[RunRecord]) -> tuple[ArmRuns, ...]:
+def group_arms(records: Iterable[RunRecord], searches: Iterable[SearchBudget] = ()) -> tuple[ArmRuns, ...]:
     """Group runs into arms and choose a trial for each, ordered by dataset and within it by val, best first.
 
     Arms with fewer than 3 seeds stand behind those that have them. Of two runs of one arm, trial and pair the first
     counts.
+
+    Args:
+        records: Finished runs.
+        searches: Budgets of ``tl tune``; each belongs to the arm that has its runs.
     """
+    searches = tuple(searches)
     grouped: dict[Arm, dict[str, dict[Pair, RunRecord]]] = defaultdict(lambda: defaultdict(dict))
     runs_of = list(records)
     dataset = _told_apart([(run.arm["dataset"], pair_of(run).split, run.data["fingerprint"]) for run in runs_of])
@@ -188,7 +222,9 @@ def group_arms(records: Iterable[RunRecord]) -> tuple[ArmRuns, ...]:
     arms = []
     for arm, by_key in grouped.items():
         trials = {key: tuple(runs[pair] for pair in sorted(runs)) for key, runs in sorted(by_key.items())}
-        arms.append(ArmRuns(arm, trials, choose_trial(trials)))
+        ids = {run.job_id for runs in trials.values() for run in runs}
+        own = tuple(search for search in searches if search.jobs & ids)
+        arms.append(ArmRuns(arm, trials, choose_trial(trials), own))
     return tuple(sorted(arms, key=_rank))
 
 

@@ -16,7 +16,7 @@ _GRID = 3  # of two values one is always at the edge
 
 # Trials count alike whether they ran on all seeds or, with tuning_seed, on one: each is one chance to be chosen.
 _BUDGET: Mapping[str, Callable[[ArmRuns], int]] = {
-    "trial": lambda arm: len(arm.trials),
+    "trial": lambda arm: arm.n_trials,
     "epoch": lambda arm: int(arm.runs[0].config["trainer"]["max_epochs"]),
     "seed": lambda arm: len(arm.seeds),
     "split": lambda arm: len(arm.splits),
@@ -59,6 +59,18 @@ def tuning_notes(arms: Sequence[ArmRuns]) -> list[str]:
     ]
 
 
+def search_notes(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str]:
+    """How many trials of each arm a search left without a result."""
+    lost = []
+    for arm in arms:
+        states = Counter[str]()
+        for search in arm.searches:
+            states.update(search.states)
+        counted = [f"{number} {state}" for state, number in sorted(states.items()) if state != "ok" and number]
+        lost += [f"{names[arm.arm]} ({', '.join(counted)})"] if counted else []
+    return [f"Trials without a result, which count as tried: {listed(lost)}."] if lost else []
+
+
 def rising_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str]:
     """Arms of which more than half of the runs ended while still improving: they were cut short."""
     cut_short = []
@@ -89,7 +101,8 @@ def edge_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str
         for key in chosen:
             tried = [number for trial in trials if (number := _number(trial.get(key))) is not None]
             value = _number(chosen[key])
-            if value is not None and len(set(tried)) >= _GRID and value in (min(tried), max(tried)):
+            drawn = bool(arm.searches) and len(set(tried)) == len(trials)  # from an interval, not from a list
+            if value is not None and not drawn and len(set(tried)) >= _GRID and value in (min(tried), max(tried)):
                 end = "smallest" if value == min(tried) else "largest"
                 at_edge.setdefault(f"{key}={value:g}, the {end} tried, was chosen for", []).append(names[arm.arm])
     return [f"{start} {listed(arms)}: a value beyond may be better." for start, arms in at_edge.items()]

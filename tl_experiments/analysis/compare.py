@@ -132,7 +132,9 @@ def _compute(found: Found, target: Path) -> Comparison:
         )
     verified = verify([run for run in runs if not not_finite(run.record)])
     records = [run.record for run in runs]
-    comparison = compare_records(records, lost, hits=verified.hits, unverified=verified.unverified)
+    comparison = compare_records(
+        records, lost, hits=verified.hits, unverified=verified.unverified, searches=found.searches
+    )
     comparison = replace(comparison, key=found.key)
     # The JSON comes last: where it stands, the tables of the same key stand too.
     remove_stale_temporaries(target)

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from tl_experiments.analysis.arms import Arm, differs, group_arms
-from tl_experiments.analysis.caveats import CHECKS, lost_warning, tuning_notes, unverified_warning
+from tl_experiments.analysis.arms import Arm, SearchBudget, differs, group_arms
+from tl_experiments.analysis.caveats import CHECKS, lost_warning, search_notes, tuning_notes, unverified_warning
 from tl_experiments.analysis.contrasts import contrasts_of
 from tl_experiments.analysis.data_caveats import is_leakage, leakage_warning, seen_test_warning
 from tl_experiments.analysis.disagreements import disagreement_warnings, ordering_warnings
@@ -32,6 +32,7 @@ def compare_records(
     *,
     hits: Mapping[str, Hits] | None = None,
     unverified: Sequence[str] = (),
+    searches: Sequence[SearchBudget] = (),
 ) -> Comparison:
     """Compare the arms of finished runs.
 
@@ -40,6 +41,7 @@ def compare_records(
         jobs: Entries of ``sweep.json``; those that did not end ``ok`` are listed, and are in no mean.
         hits: Job -> the test images that it had right, for the tests over images.
         unverified: Jobs whose numbers could not be computed again.
+        searches: What ``tl tune`` spent.
 
     Raises:
         UserError: There is no usable run.
@@ -58,12 +60,13 @@ def compare_records(
         raise UserError(
             "compare", f"0 finished runs, expected 1 or more{states}", "read the jobs' logs, run them again"
         )
-    arms = group_arms(used)
+    arms = group_arms(used, searches)
     datasets = [list(group) for _, group in groupby(arms, key=lambda runs: runs.arm.dataset)]
     rows: list[Row] = []
     contrasts: list[Contrast] = []
     verdicts: list[Verdict] = []
     warnings: list[str] = []
+    notes = tuning_notes(arms)
     for group in datasets:
         names = arm_names([runs.arm for runs in group])
         decision = decide(group, estimate_of(group[0]))
@@ -78,6 +81,7 @@ def compare_records(
         found = [*leakage_warning(group), *seen_test_warning(group, hits or {})]
         found += [warning for check in (*CHECKS, ordering_warnings) for warning in check(group, names)]
         where = f"{dataset}: " if len(datasets) > 1 else ""
+        notes += [f"{where}{note}" for note in search_notes(group, names)]
         warnings += [f"{where}{warning}" for warning in (*found, *disagreement_warnings(tested, names))]
     overview = overview_of(arms)
     warnings += repeated_images(arms) if overview is not None else []
@@ -85,7 +89,7 @@ def compare_records(
         rows=tuple(rows),
         verdicts=tuple(verdicts),
         warnings=(*dict.fromkeys(warnings), *lost_warning(lost), *unverified_warning(unverified)),
-        notes=(*tuning_notes(arms), *_notes(used)),
+        notes=(*notes, *_notes(used)),
         lost_jobs=lost,
         contrasts=tuple(contrasts),
         overview=overview,

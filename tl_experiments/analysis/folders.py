@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tl_experiments.analysis.arms import SearchBudget
 from tl_experiments.analysis.results import COMPARISON_VERSION
 from tl_experiments.errors import UserError
 from tl_experiments.records import RECORD_FILE, SCHEMA_VERSION, SWEEP_FILE
@@ -29,12 +30,14 @@ class Found:
         predictions: Folder of a finished job -> size and time of change of its predictions; null where it has none.
         jobs: Entries of every ``sweep.json``; one that is ``ok`` without a record is ``unreadable`` here.
         costs: What the commands of the sweeps cost, predicted and actual, as their ``sweep.json`` has it.
+        searches: What ``tl tune`` spent in them.
     """
 
     records: Mapping[Path, str]
     predictions: Mapping[Path, tuple[int, int] | None]
     jobs: tuple[Mapping[str, Any], ...]
     costs: tuple[Mapping[str, Any], ...]
+    searches: tuple[SearchBudget, ...] = ()
 
     @property
     def key(self) -> str:
@@ -46,6 +49,7 @@ class Found:
             [SCHEMA_VERSION, COMPARISON_VERSION],
             sorted(json.dumps([job.name, digest, self.predictions[job]]) for job, digest in self.records.items()),
             sorted(json.dumps([job["id"], job["state"], job["cause"], job["log"]]) for job in self.jobs),
+            sorted([sorted(search.jobs), sorted(search.states.items())] for search in self.searches),
         ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -59,9 +63,11 @@ def find(folders: Sequence[Path]) -> Found:
     records: dict[Path, str] = {}
     jobs: list[Mapping[str, Any]] = []
     costs: list[Mapping[str, Any]] = []
+    searches: list[SearchBudget] = []
     for folder in folders:
-        entries, paid = _sweep(folder)
-        costs += paid
+        entries, plan = _sweep(folder)
+        costs += plan.get("costs", ())
+        searches += _searches(plan, entries or ())
         digests = {job: digest for job in _job_folders(folder, entries) if (digest := _digest(job))}
         if not digests:
             raise _no_record(folder, entries)
@@ -70,26 +76,41 @@ def find(folders: Sequence[Path]) -> Found:
         for entry in entries or ():
             missing = entry["state"] == "ok" and entry["id"] not in there
             jobs.append({**entry, "state": "unreadable", "cause": f"no {RECORD_FILE}"} if missing else entry)
-    return Found(records, {job: _stat(job / PREDICTIONS_FILE) for job in records}, tuple(jobs), tuple(costs))
+    return Found(
+        records, {job: _stat(job / PREDICTIONS_FILE) for job in records}, tuple(jobs), tuple(costs), tuple(searches)
+    )
 
 
-def _sweep(folder: Path) -> tuple[list[Mapping[str, Any]] | None, list[Mapping[str, Any]]]:
-    """Entries and costs of a sweep; no entries where there is no ``sweep.json``."""
+def _sweep(folder: Path) -> tuple[list[Mapping[str, Any]] | None, Mapping[str, Any]]:
+    """Entries and plan of a sweep; no entries where there is no ``sweep.json``."""
     path = folder / SWEEP_FILE
     if not path.is_file():
-        return None, []
+        return None, {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         entries: list[Mapping[str, Any]] = list(content["jobs"])
-        costs: list[Mapping[str, Any]] = [
-            dict(cost) for cost in content["plan"].get("costs", ())
-        ]  # sweeps of old have none
+        plan: Mapping[str, Any] = {
+            **content["plan"],
+            "costs": [dict(cost) for cost in content["plan"].get("costs", ())],
+        }
+        _searches(plan, ())
         incomplete = [entry for entry in entries if not entry.keys() >= _JOB_KEYS]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(str(path), f"not readable ({error})", "run the same command again to write it anew") from None
     if incomplete:
         raise UserError(str(path), f"a job without {sorted(_JOB_KEYS - incomplete[0].keys())}", "run the command again")
-    return entries, costs
+    return entries, plan
+
+
+def _searches(plan: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> list[SearchBudget]:
+    """What ``tl tune`` entered in the plan, with the seconds of the jobs that left no record."""
+    lost = {entry["id"]: float(entry["seconds"] or 0) for entry in entries if entry["state"] != "ok"}
+    return [
+        SearchBudget(
+            frozenset(search["jobs"]), dict(search["states"]), sum(lost.get(job, 0.0) for job in set(search["jobs"]))
+        )
+        for search in plan.get("tuning", ())
+    ]
 
 
 def _job_folders(folder: Path, entries: Sequence[Mapping[str, Any]] | None) -> list[Path]:

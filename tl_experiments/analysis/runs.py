@@ -49,7 +49,7 @@ def load(found: Found) -> tuple[list[FinishedRun], list[Mapping[str, Any]]]:
     A job that ended in several folders is listed once, and not at all among the lost if one of them has its record.
     """
     runs, unreadable = [], {}
-    jobs = {str(job["id"]): job for job in found.jobs if job["state"] not in ("ok", "unchosen")}
+    jobs = {str(job["id"]): job for job in found.jobs if job["state"] not in ("ok", "unchosen", "pruned")}
     listed = {str(job["id"]): job for job in found.jobs}
     empty: Mapping[str, Any] = {"overrides": [], "log": None, "seconds": None}
     for folder in found.records:

@@ -1,4 +1,4 @@
-"""``tl train``, ``tl pretrain``, ``tl lr``: what Hydra hands a composed command line to, one class a kind of verb.
+"""What Hydra hands a composed command line to, one class a kind of verb: ``tl train``, ``pretrain``, ``tune``, ``lr``.
 
 Nothing heavy is imported before the work begins.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tl_experiments import interrupt
@@ -16,7 +16,9 @@ from tl_experiments.safe_text import plain, redacted_text
 
 if TYPE_CHECKING:
     from tl_experiments.sweeps.jobs import Job
+    from tl_experiments.sweeps.launched import Launched
     from tl_experiments.sweeps.sweep import Outcome
+    from tl_experiments.sweeps.worker import RunJob
 
 
 class TrainCommand:
@@ -38,6 +40,12 @@ class TrainCommand:
         params = [f"{key}={value}" for key, value in hydra.sweeper.params.items()]
         self.execute = lambda: self._single(composed, overrides, params)
 
+    def expand(self, loader: Any, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
+        """Called by our sweeper: the jobs that the swept values stand for, as lists of overrides."""
+        from tl_experiments.sweeps.expand import expand
+
+        return expand(loader, params, arguments)
+
     def sweep(self, loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> None:
         """Called by our launcher with one list of overrides a job."""
         self.execute = lambda: self._sweep(loader, config, job_overrides)
@@ -46,24 +54,35 @@ class TrainCommand:
         """One job."""
         from tl_experiments.config.compose import plain_config
         from tl_experiments.sweeps.jobs import make_job
+        from tl_experiments.sweeps.launched import launched
 
         job = make_job(overrides, plain_config(composed))
+        if (together := launched()) is not None:
+            return self.run_together(job, overrides, together)
         if params:
             sys.stderr.write(f"note: one run; with -m the experiment's sweep: {shlex.join(params)}\n")
-        if job.config.print_layout:
-            from tl_experiments.training.run import layout
+        return self._layout(job) if job.config.print_layout else self.run_one(job, overrides)
 
-            sys.stdout.write(layout(job.config) + "\n")
-            return OK
-        return self.run_one(job, overrides)
+    def _layout(self, job: Job) -> int:
+        from tl_experiments.training.run import layout
+
+        sys.stdout.write(layout(job.config) + "\n")
+        return OK
 
     def _sweep(self, loader: Any, config: Any, job_overrides: Sequence[Sequence[str]]) -> int:
         """All jobs, composed and checked before the first begins."""
         from tl_experiments.config.compose import swept_trackers
         from tl_experiments.sweeps.expand import compose_jobs
         from tl_experiments.sweeps.jobs import make_job
+        from tl_experiments.sweeps.launched import launched
         from tl_experiments.sweeps.worker import start_logging
 
+        if (together := launched()) is not None:
+            raise ConfigError(
+                f"tl {self.verb} -m",
+                f"{together.by} started {together.world_size} processes, and a sweep is one that starts others",
+                f"a command a job, without -m; or, without {together.by}, executor=local or executor=slurm",
+            )
         start_logging()
         composed = compose_jobs(loader, self.verb, list(config.hydra.overrides.hydra), job_overrides)
         jobs = list({job.id: job for job in (make_job(*one) for one in composed)}.values())
@@ -76,16 +95,44 @@ class TrainCommand:
         return self.run_many(jobs, list(config.hydra.overrides.task))
 
     def run_one(self, job: Job, overrides: list[str]) -> int:
-        """Train it in this process."""
+        """Train it in this process, or on several devices in some that it starts."""
+        from tl_experiments.sweeps.worker import run_job, start_logging
+
+        start_logging()
+        if job.config.executor.name != "local" or job.config.trainer.name != "default":
+            return self.run_many([job], overrides)
+        return self._run_here(job, overrides, run_job)
+
+    def run_together(self, job: Job, overrides: list[str], together: Launched) -> int:
+        """Train it in this process and in others that run the same command."""
+        from tl_experiments.sweeps.jobs import sweep_folder, without_secrets
+        from tl_experiments.sweeps.tasks import Task
+        from tl_experiments.sweeps.worker import start_logging
+
+        together.check(job.config.trainer)
+        if job.config.executor.name != "local":
+            name = job.config.executor.name
+            raise ConfigError(
+                "executor",
+                f"{name}, which starts processes itself, under {together.by}",
+                f"start it without {together.by}",
+            )
+        if together.first:
+            start_logging()
+            show = job.config.print_layout
+            run = together.run_job
+            return together.lead(lambda: self._layout(job) if show else self._run_here(job, overrides, run))
+        folder = sweep_folder([job], overrides)
+        (job,) = without_secrets([job])
+        with interrupt.installed(at_once=True):
+            return together.take_part(Task((job,)), folder, job.config.executor.threads_per_job)
+
+    def _run_here(self, job: Job, overrides: list[str], run: RunJob) -> int:
         from tl_experiments.sweeps.jobs import sweep_folder, without_secrets
         from tl_experiments.sweeps.lock import running_here
         from tl_experiments.sweeps.sweep import preview, run_single
-        from tl_experiments.sweeps.worker import start_logging
         from tl_experiments.tracking.process import check_installed, following
 
-        start_logging()
-        if job.config.executor.name != "local":
-            return self.run_many([job], overrides)
         trackers = job.config.tracker.chosen()
         check_installed(trackers)
         folder = sweep_folder([job], overrides)
@@ -94,7 +141,7 @@ class TrainCommand:
             sys.stdout.write(preview([job], folder) + "\n")
             return OK
         with interrupt.installed(at_once=True), running_here(folder), following(folder, trackers):
-            outcome = run_single(job, folder, self.line)
+            outcome = run_single(job, folder, self.line, run)
             self._show(outcome, compare=False)
         return self._name_failures(outcome)
 
@@ -116,7 +163,7 @@ class TrainCommand:
             return OK
         with interrupt.installed(at_once=True), running_here(folder), following(folder, trackers):
             outcome = run_sweep(without_secrets(jobs), folder, self.line, choose_trial)
-            self._show(outcome, compare=self.verb == "train" and not jobs[0].config.debug.no_result)
+            self._show(outcome, compare=self.verb in ("train", "tune") and not jobs[0].config.debug.no_result)
         return self._name_failures(outcome)
 
     def _show(self, outcome: Outcome, compare: bool) -> None:
@@ -140,11 +187,60 @@ class TrainCommand:
         return SOME_FAILED if outcome.bad else OK
 
 
+class TuneCommand(TrainCommand):
+    """``tl tune``: the settings of each arm are searched, then its other seeds run with what val chose."""
+
+    def expand(self, loader: Any, params: Mapping[str, str], arguments: Sequence[str]) -> list[list[str]]:
+        """No jobs yet: the search proposes them."""
+        from tl_experiments.sweeps.expand import read_overrides
+
+        self.swept = read_overrides(loader, params, arguments)
+        return []
+
+    def _sweep(self, loader: Any, config: Any, _job_overrides: Sequence[Sequence[str]]) -> int:
+        from tl_experiments.analysis.arms import choose_trial
+        from tl_experiments.sweeps.expand import Composer
+        from tl_experiments.sweeps.jobs import sweep_folder
+        from tl_experiments.sweeps.lock import running_here
+        from tl_experiments.sweeps.pruning import import_optuna
+        from tl_experiments.sweeps.worker import start_logging
+        from tl_experiments.tracking.process import check_installed, following
+        from tl_experiments.tuning.search import in_journal, in_memory
+        from tl_experiments.tuning.space import make_space
+
+        start_logging()
+        import_optuna()
+        space = make_space(self.swept, Composer(loader, self.verb, list(config.hydra.overrides.hydra)))
+        jobs = [arm.example for arm in space.arms]
+        cfg = jobs[0].config
+        if cfg.print_layout:
+            raise ConfigError("print_layout", "true in a search, which has many layouts", "print it with tl train")
+        trackers = cfg.tracker.chosen()
+        check_installed(trackers)
+        folder = sweep_folder(jobs, list(config.hydra.overrides.task))
+        if cfg.dry_run:
+            sys.stdout.write(in_memory(space, folder, self.line, choose_trial).preview() + "\n")
+            return OK
+        with interrupt.installed(at_once=True), running_here(folder), following(folder, trackers):
+            tuning = in_journal(space, folder, self.line, choose_trial)
+            outcome = tuning.run()
+            sys.stdout.write(tuning.fronts())
+            self._show(outcome, compare=not cfg.debug.no_result)
+        return self._name_failures(outcome)
+
+
 class RatesCommand(TrainCommand):
     """``tl lr``: a learning-rate range test of each job, one after the other, then their curves side by side."""
 
     def run_one(self, job: Job, overrides: list[str]) -> int:
         return self.run_many([job], overrides)
+
+    def run_together(self, job: Job, overrides: list[str], together: Launched) -> int:
+        raise ConfigError(
+            "tl lr",
+            f"is one process, but {together.by} started {together.world_size}",
+            f"start it without {together.by}",
+        )
 
     def run_many(self, jobs: Sequence[Job], overrides: list[str]) -> int:
         from tl_experiments.analysis.lr_curves import table, write_curves
@@ -173,4 +269,4 @@ class RatesCommand(TrainCommand):
         return OK
 
 
-COMMANDS = {"train": TrainCommand, "pretrain": TrainCommand, "lr": RatesCommand}
+COMMANDS = {"train": TrainCommand, "pretrain": TrainCommand, "lr": RatesCommand, "tune": TuneCommand}

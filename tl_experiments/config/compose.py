@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tl_experiments.config.schema import LrConfig, TrainConfig
+from tl_experiments.config.schema import LrConfig, TrainConfig, TuneConfig
 from tl_experiments.config.typed import did_you_mean, keys, members, typed
 from tl_experiments.errors import ConfigError
 
@@ -48,7 +48,8 @@ def finish(plain: dict[str, Any]) -> TrainConfig:
     A strategy that re-initialises the backbone makes its weights irrelevant, so they are set to ``random``: the
     control arm of two weight files is one run, not two.
     """
-    cfg = typed(LrConfig if "lr_range" in plain else TrainConfig, plain)
+    root = LrConfig if "lr_range" in plain else TuneConfig if "tune" in plain else TrainConfig
+    cfg: TrainConfig = typed(root, plain)
     if cfg.freeze_strategy.reinitialize_backbone and cfg.backbone.weights != "random":
         cfg = replace(cfg, backbone=replace(cfg.backbone, weights="random"))
     return cfg
@@ -59,7 +60,7 @@ def compose(overrides: Sequence[str] = (), verb: str = "train") -> TrainConfig:
 
     Args:
         overrides: Hydra overrides, for example ``["backbone=resnet18", "trainer.max_epochs=3"]``.
-        verb: The root config, ``train`` or ``pretrain``.
+        verb: The root config: ``train``, ``pretrain`` or ``tune``.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -112,7 +113,7 @@ def resolve(plain: dict[str, Any]) -> dict[str, Any]:
 @cache
 def known_keys() -> frozenset[str]:
     """Every dotted key that some choice of a group has."""
-    return frozenset(keys(LrConfig))
+    return frozenset(keys(LrConfig) | keys(TuneConfig))
 
 
 def unknown_key(key: str) -> ConfigError:
@@ -120,6 +121,8 @@ def unknown_key(key: str) -> ConfigError:
     group, _, rest = key.partition(".")
     if group == "lr_range":
         return ConfigError(key, "an option of the range test", "tl lr")
+    if group == "tune" and key in known_keys():
+        return ConfigError(key, "an option of the search", "tl tune")
     if owners := [name for name, cls in members(TrainConfig, group).items() if rest in keys(cls)]:
         return ConfigError(key, "not an option of the choice at hand", f"only with {group}={' or '.join(owners)}")
     if key in known_keys():  # an option of a choice of which several may stand at once

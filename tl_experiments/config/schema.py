@@ -15,11 +15,11 @@ from tl_experiments.config.backbones import BackboneConfig
 from tl_experiments.config.datasets import Dataset
 from tl_experiments.config.executors import Executor
 from tl_experiments.config.heads import Head
-from tl_experiments.config.optimization import Optimizer, Scheduler, Supervised
+from tl_experiments.config.optimization import Optimizer, Scheduler, Supervised, Timm
 from tl_experiments.config.ranges import require
 from tl_experiments.config.running import Debug, FeatureCache
 from tl_experiments.config.trackers import Trackers
-from tl_experiments.config.trainers import Trainer
+from tl_experiments.config.trainers import Fsdp, Trainer
 from tl_experiments.errors import ConfigError
 from tl_experiments.strategies.plans import Strategy, trains_head_only
 
@@ -83,6 +83,9 @@ class TrainConfig:
                 )
         self._check_augmentation(channels)
         self._check_solved_head()
+        if isinstance(self.trainer, Fsdp) and isinstance(self.optimizer, Timm):
+            what = "timm on a model that is divided, of which its optimizers would see a share"
+            raise ConfigError("optimizer", what, "optimizer=adamw or sgd, or trainer=ddp")
         if self._needs_rate and self.rule() is None and not self.head.is_solved:
             raise ConfigError(
                 "optimizer.lr",
@@ -108,6 +111,9 @@ class TrainConfig:
         if not trains_head_only(self.freeze_strategy):
             what = f"{name}, which is solved on fixed features, together with {self.freeze_strategy.name}"
             raise ConfigError("head", what, "freeze_strategy=feature_extraction, or head=linear")
+        if self.trainer.name != "default":
+            what = f"{name}, which is solved on one device in seconds, together with trainer={self.trainer.name}"
+            raise ConfigError("head", what, "trainer=default, or head=linear")
         if self.feature_cache.name == "off":
             what = f"{name}, which is solved on kept features, together with feature_cache=off"
             raise ConfigError("head", what, "feature_cache=auto, or head=linear")
@@ -165,3 +171,47 @@ class LrConfig(TrainConfig):
 
     lr_range: LrRange
     _needs_rate: ClassVar[bool] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """The search of ``tl tune``.
+
+    Args:
+        trials: Of each arm, those that are pruned, diverge or fail included.
+        parallel: Trials of each arm that are proposed, and run, at once. More of them know less of each other.
+        sampler: ``tpe``, the tree-structured Parzen estimator (Bergstra et al., 2011), or ``random``.
+        pruner: Ends trials early that are behind the others in val accuracy: ``median`` below their median (Golovin et
+            al., 2017), ``hyperband`` by brackets of successive halving (Li et al., 2018). Heads on fixed features are
+            trained together and never pruned.
+        objectives: ``accuracy`` on val, and ``seconds`` of a trial: with both the search is for their Pareto front.
+    """
+
+    trials: int
+    parallel: int
+    sampler: Literal["tpe", "random"]
+    pruner: Literal["none", "median", "hyperband"]
+    objectives: tuple[Literal["accuracy", "seconds"], ...]
+
+    def __post_init__(self) -> None:
+        require(self.trials > 0, "trials", self.trials, "1 or more")
+        require(self.parallel > 0, "parallel", self.parallel, "1 or more")
+        given = ", ".join(self.objectives)
+        known = set(self.objectives) in ({"accuracy"}, {"accuracy", "seconds"})
+        require(known and len(self.objectives) == len(set(self.objectives)), "objectives", f"[{given}]",
+                "[accuracy] or [accuracy,seconds]")  # fmt: skip
+        if self.pruner != "none" and len(self.objectives) > 1:
+            raise ConfigError("pruner", f"{self.pruner} together with two objectives", "tune.pruner=none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(TrainConfig):
+    """One trial of ``tl tune``."""
+
+    tune: Tune
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tune.pruner != "none" and self.trainer.world_size > 1:
+            what = f"{self.tune.pruner} together with {self.trainer.world_size} devices a job"
+            raise ConfigError("tune.pruner", what, "tune.pruner=none")

@@ -15,13 +15,14 @@ class TrainerConfig:
     Args:
         max_epochs: Passes over the training images, over all phases together.
         batch_size: Training images a step; with ``batch_scaling=linear`` on each device.
-        eval_batch_size: Images a step on val and test; changes speed and memory, and results only by rounding.
+        eval_batch_size: Images a step on val and test, on each device; changes speed and memory, and results only by
+            rounding.
         accelerator: ``auto`` takes a GPU where there is one.
         precision: ``auto`` is bf16-mixed on a GPU that has it and 32-true elsewhere.
         gradient_clip_norm: Largest global gradient norm; null does not clip.
         num_workers: Loader processes for images that are not held in memory.
-        accumulation: Parts in which each batch is computed, their gradients added up: the same step in less memory,
-            except that BatchNorm in training sees the smaller parts.
+        accumulation: Parts in which each batch is computed, or each device's share of it, their gradients added up: the
+            same step in less memory, except that BatchNorm in training sees the smaller parts.
         on_out_of_memory: ``accumulate`` doubles ``accumulation`` and does the step again, and halves batches that are
             only evaluated; ``fail`` ends the run.
         ema_decay: In (0, 1): val, test and checkpoint use an exponential moving average of the weights, fresh in each
@@ -102,16 +103,19 @@ class _ManyDevices(TrainerConfig):
             number of devices, and the rate of a strategy's rule is multiplied by the number of devices (Goyal et al.,
             2017); an ``optimizer.lr`` that is given stays as it is. ``none``: ``batch_size`` is divided over the
             devices, and a step is that of one device.
+        timeout_s: Seconds after which a process that waits for the others gives up.
     """
 
     devices: int
     num_nodes: int
     batch_scaling: Literal["linear", "none"]
+    timeout_s: float
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.devices > 0, "devices", self.devices, "1 or more")
         require(self.num_nodes > 0, "num_nodes", self.num_nodes, "1 or more")
+        require(self.timeout_s > 0, "timeout_s", self.timeout_s, "a number of seconds above 0")
         # a device that does its step again would leave the others waiting
         require(self.on_out_of_memory == "fail", "on_out_of_memory", self.on_out_of_memory, "fail, on several devices")
         require(
@@ -145,9 +149,20 @@ class Ddp(_ManyDevices):
 @dataclass(frozen=True, kw_only=True)
 class Fsdp(_ManyDevices):
     """Parameters, gradients and optimizer state divided over the devices, for backbones that do not fit on one (fully
-    sharded data parallel; Zhao et al., 2023)."""
+    sharded data parallel; Zhao et al., 2023).
+
+    Frozen blocks are divided too, and computed in every step: nothing of them is kept.
+    """
 
     name: Literal["fsdp"]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        what = "of a model that is divided"
+        require(self.ema_decay is None, "ema_decay", self.ema_decay, f"null, {what}")
+        require(self.compile_backend is None, "compile_backend", self.compile_backend, f"null, {what}")
+        # its scaling looks for infinite gradients in the shares of one process alone
+        require(self.precision != "16-mixed", "precision", self.precision, f"auto, bf16-mixed or 32-true, {what}")
 
 
 Trainer = OneDevice | Ddp | Fsdp

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,47 @@ class Drawn(NamedTuple):
     epoch: int
     positions: Positions
     views: Positions
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of each batch that one of several processes computes; by default all of it.
+
+    Args:
+        number: Of the process, from 0.
+        of: Number of processes.
+        least: Fewest images of a part; 2 where a BatchNorm trains, which cannot on one.
+    """
+
+    number: int = 0
+    of: int = 1
+    least: int = 1
+
+    def part(self, n: int) -> slice:
+        """Which of ``n`` images, one or more; sizes differ by at most one.
+
+        Where there are too few for all processes the last ones take the first one's, and ``counts`` says no.
+        """
+        working = self._working(n)
+        size, more = divmod(n, working)
+        number = self.number if self.number < working else 0
+        start = number * size + min(number, more)
+        return slice(start, start + size + (number < more))
+
+    def counts(self, n: int) -> bool:
+        """Whether the part is this process's alone."""
+        return self.number < self._working(n)
+
+    def drawn(self, drawn: Drawn) -> Drawn:
+        """The part of a batch."""
+        part = self.part(len(drawn.positions))
+        return Drawn(drawn.epoch, drawn.positions[part], drawn.views[part])
+
+    def _working(self, n: int) -> int:
+        return max(1, min(self.of, n // self.least))
+
+
+WHOLE = Share()
 
 
 def epoch_batches(n: int, batch_size: int, seed: int, epoch: int, balanced: Labels | None = None) -> list[Positions]:

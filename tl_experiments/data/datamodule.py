@@ -9,9 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tl_experiments.config.augmentations import Augmentation, NoAugmentation
+from tl_experiments.config.augmentations import Augmentation, CutMix, MixUp, NoAugmentation
 from tl_experiments.config.datasets import Dataset
-from tl_experiments.data.batches import Drawn, batch_notes, eval_batches, step_batches, steps_per_epoch
+from tl_experiments.data.batches import WHOLE, Drawn, Share, batch_notes, eval_batches, step_batches, steps_per_epoch
 from tl_experiments.data.dataset import Batches
 from tl_experiments.data.decoded import DecodedImages
 from tl_experiments.data.findings import leakage_notes
@@ -86,6 +86,7 @@ class TransferDataModule:
         self._balanced = self.labels(self.items("train")).numpy() if balanced else None
         self._augmentation, self._geometry, self._seed = augmentation, geometry, seed
         self._batch_size, self._eval_batch_size = batch_size, eval_batch_size
+        self.share = WHOLE
         shared = decoded if decoded is not None and decoded.holds(geometry) else None
         self._serving = Serving(source, shared, geometry, cfg.channels, num_workers, cfg.preload_max_bytes)
 
@@ -115,6 +116,13 @@ class TransferDataModule:
         are made on the CPU, with the same bits on every machine.
         """
         self._serving.serve(device, hold_bytes)
+
+    def divide(self, share: Share) -> None:
+        """Give a part of each batch from now on; ``whole`` in it are the labels of all.
+
+        Val and test are divided too, in batches as many times as large, without augmentation.
+        """
+        self.share = share
 
     @property
     def tests(self) -> tuple[Split, ...]:
@@ -150,8 +158,7 @@ class TransferDataModule:
 
     def eval_items(self, split: Split) -> list[Indices]:
         """The items of each batch of a whole split."""
-        batches = eval_batches(self.spec.sizes[split], self._eval_batch_size)
-        return [self.items(split)[drawn.positions] for drawn in batches]
+        return [self.items(split)[drawn.positions] for drawn in self._eval_plan(split)]
 
     def images(self, items: Indices, view: int | None = None) -> Tensor:
         """Decoded and transformed, uint8 ``(n, channels, size, size)``.
@@ -173,15 +180,42 @@ class TransferDataModule:
         """
 
         def start() -> Iterator[Batch]:
-            batches = self._make("train", self._augmentation, self.step_positions(first_step, end_step))
-            return mixed(batches, len(self.spec.classes), self._augmentation, self._seed, first_step)
+            plan = self.step_positions(first_step, end_step)
+            if isinstance(self._augmentation, (MixUp, CutMix)):  # which mix images of different parts
+                batches = self._make("train", self._augmentation, plan)
+                whole = mixed(batches, len(self.spec.classes), self._augmentation, self._seed, first_step)
+                return map(self._part, whole)
+            return self._parts(list(plan))
 
         return Batches(start, end_step - first_step)
 
     def eval_loader(self, split: Split) -> Batches:
-        """All images of the split once, in the order of ``item_ids``, without augmentation."""
-        plan = eval_batches(self.spec.sizes[split], self._eval_batch_size)
+        """All images of the split once, in the order of ``item_ids``, without augmentation; or this process's."""
+        plan = self._eval_plan(split)
         return Batches(lambda: self._make(split, NoAugmentation(name="none"), plan), len(plan))
+
+    def labels_of_all(self, drawn: Drawn) -> Tensor:
+        """Labels of a batch of train over all processes, int64 ``(N,)``."""
+        return self.labels(self.items("train")[drawn.positions])
+
+    def _eval_plan(self, split: Split) -> list[Drawn]:
+        batches = eval_batches(self.spec.sizes[split], self._eval_batch_size * self.share.of)
+        return [self.share.drawn(drawn) for drawn in batches]
+
+    def _parts(self, plan: list[Drawn]) -> Iterator[Batch]:
+        """This process's part of each training batch, made alone."""
+        made = self._make("train", self._augmentation, [self.share.drawn(drawn) for drawn in plan])
+        if self.share.of == 1:
+            return made
+        return ({**batch, "whole": self.labels_of_all(drawn)} for batch, drawn in zip(made, plan, strict=True))
+
+    def _part(self, batch: Batch) -> Batch:
+        """This process's part of a batch that was made whole."""
+        if self.share.of == 1:
+            return batch
+        part = self.share.part(len(batch["label"]))
+        own = {name: tensor[part] for name, tensor in batch.items()}  # type: ignore[index]
+        return {**own, "whole": batch["label"]}  # type: ignore[typeddict-item]
 
     def _make(self, split: Split, augmentation: Augmentation, plan: Iterable[Drawn]) -> Iterator[Batch]:
         return self._serving.batches(split, self._splits.indices[split], augmentation, self._seed, plan)

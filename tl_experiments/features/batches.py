@@ -76,8 +76,11 @@ class CachedData:
 
         def start() -> Iterator[Batch]:
             items = self.data.items("train")
+            share = self.data.share
             for drawn in self.data.step_positions(first_step, end_step):
-                yield self._batch(self.training[drawn.epoch % len(self.training)], items[drawn.positions])
+                view = self.training[drawn.epoch % len(self.training)]
+                batch = self._batch(view, items[share.drawn(drawn).positions])
+                yield batch if share.of == 1 else {**batch, "whole": self.data.labels_of_all(drawn)}
 
         return Batches(start, end_step - first_step)
 

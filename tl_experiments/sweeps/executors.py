@@ -12,7 +12,7 @@ from tl_experiments.errors import UserError
 from tl_experiments.sweeps import ray_cluster, slurm
 from tl_experiments.sweeps.cluster import Cluster, run_on_cluster
 from tl_experiments.sweeps.jobs import Job
-from tl_experiments.sweeps.local import Slots, run_tasks, slots
+from tl_experiments.sweeps.local import Slots, check_devices, run_tasks, slots
 from tl_experiments.sweeps.ray_cluster import RayCluster
 from tl_experiments.sweeps.ray_connection import connect
 from tl_experiments.sweeps.reports import Listener
@@ -44,11 +44,14 @@ def check_executor(jobs: Sequence[Job]) -> None:
     Raises:
         UserError: It is not there, or it refuses them.
     """
-    executor = jobs[0].config.executor if jobs else None
-    trainers = [job.config.trainer for job in jobs]
-    if isinstance(executor, SlurmExecutor):
+    if not jobs:
+        return
+    executor, trainers = jobs[0].config.executor, [job.config.trainer for job in jobs]
+    if isinstance(executor, LocalExecutor):
+        check_devices(trainers)
+    elif isinstance(executor, SlurmExecutor):
         slurm.check(executor, trainers)
-    elif isinstance(executor, RayExecutor):
+    else:
         ray_cluster.check(executor, trainers)
 
 

@@ -33,22 +33,35 @@ def expand(loader: ConfigLoader, params: Mapping[str, str], arguments: Sequence[
         params: Sweeps of an experiment file; an argument of the same key replaces one.
         arguments: Overrides of the command line.
     """
-    parser = OverridesParser.create(config_loader=loader)
-    by_key: dict[str, list[str]] = {}
-    for override in parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *arguments]):
-        key = override.get_key_element()
-        if not override.is_sweep_override():
-            by_key[key] = [f"{key}={override.get_value_element_as_str()}"]
-        elif key == "experiment":
-            raise ConfigError(
-                key, "swept, but each experiment has a sweep of its own", "give one command an experiment"
-            )
-        elif override.is_discrete_sweep():
-            values = override.sweep_iterator(transformer=Transformer.identity)
-            by_key[key] = [f"{key}={_as_text(value)}" for value in values]
-        else:
-            raise ConfigError(key, "an interval has no end of values", f"list them: {key}=0.1,1,10")
+    by_key = {key: values(override) for key, override in read_overrides(loader, params, arguments).items()}
     return [list(combination) for combination in itertools.product(*by_key.values())]
+
+
+def read_overrides(loader: ConfigLoader, params: Mapping[str, str], arguments: Sequence[str]) -> dict[str, Override]:
+    """The last override of each key, by the key as it was typed; see ``expand``."""
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *arguments])
+    by_key = {override.get_key_element(): override for override in parsed}
+    if "experiment" in by_key and by_key["experiment"].is_sweep_override():
+        what = "swept, but each experiment has a sweep of its own"
+        raise ConfigError("experiment", what, "give one command an experiment")
+    return by_key
+
+
+def values(override: Override) -> list[str]:
+    """The override once for each of its values.
+
+    Raises:
+        ConfigError: It is an interval.
+    """
+    key = override.get_key_element()
+    if not override.is_sweep_override():
+        return [f"{key}={override.get_value_element_as_str()}"]
+    if not override.is_discrete_sweep():
+        raise ConfigError(
+            key, "an interval has no end of values", f"list them: {key}=0.1,1,10, or search it with tl tune"
+        )
+    return [f"{key}={_as_text(value)}" for value in override.sweep_iterator(transformer=Transformer.identity)]
 
 
 def _as_text(value: Any) -> str:
@@ -61,37 +74,62 @@ def _as_text(value: Any) -> str:
 def compose_jobs(
     loader: ConfigLoader, verb: str, hydra_overrides: Sequence[str], jobs: Sequence[Sequence[str]]
 ) -> list[tuple[list[str], dict[str, Any]]]:
-    """Compose each job into (its overrides, plain values): one Hydra composition per distinct choice of groups.
+    """Compose each job into (its overrides, plain values); those that come out equal are one job."""
+    compose = Composer(loader, verb, hydra_overrides)
+    found: dict[str, tuple[list[str], dict[str, Any]]] = {}
+    for job in jobs:
+        kept, plain = compose(job)
+        found.setdefault(repr(sorted(plain.items())), (kept, plain))
+    compose.check_keys()
+    return list(found.values())
+
+
+class Composer:
+    """Composes jobs from their overrides: one Hydra composition per distinct choice of groups.
 
     Overrides of plain values are written into a copy. One whose key the job's choices do not have, such as
     ``freeze_strategy.n`` under ``full``, is left out of that job, so one sweep can hold strategies with options of
-    their own; a key that no choice has is an error. Jobs that come out equal are one job.
+    their own; a key that no choice has is an error of ``check_keys``.
+
+    Args:
+        loader: Hydra's.
+        verb: Name of the root config.
+        hydra_overrides: Of Hydra's own node.
     """
-    parse = _parser()
-    group_exists = cache(lambda key: (conf_dir() / key).is_dir() or bool(loader.get_group_options(key)))
-    compose = cache(lambda overrides: _compose(loader, verb, hydra_overrides, overrides))
-    used: dict[str, bool] = {}
-    found: dict[str, tuple[list[str], dict[str, Any]]] = {}
-    for job in jobs:
-        parsed = [parse(text) for text in job]
-        is_value = [_sets_a_value(override, group_exists) for override in parsed]
-        plain = copy.deepcopy(compose(tuple(text for text, value in zip(job, is_value, strict=True) if not value)))
+
+    def __init__(self, loader: ConfigLoader, verb: str, hydra_overrides: Sequence[str]) -> None:
+        self._used: dict[str, bool] = {}
+        self._compose = cache(lambda overrides: _compose(loader, verb, hydra_overrides, overrides))
+        self.is_group: Callable[[str], bool] = cache(
+            lambda key: (conf_dir() / key).is_dir() or bool(loader.get_group_options(key))
+        )
+        parser = OverridesParser.create()
+        self.parse: Callable[[str], Override] = cache(parser.parse_override)
+
+    def __call__(self, job: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+        """The overrides that apply, and the composed values."""
+        parsed = [self.parse(text) for text in job]
+        is_value = [_sets_a_value(override, self.is_group) for override in parsed]
+        plain = copy.deepcopy(
+            self._compose(tuple(text for text, value in zip(job, is_value, strict=True) if not value))
+        )
         kept = []
         for text, override, value in zip(job, parsed, is_value, strict=True):
             applies = not value or _update(plain, override.key_or_group.split("."), override.value())
-            used[override.key_or_group] = used.get(override.key_or_group, False) or applies
+            self._used[override.key_or_group] = self._used.get(override.key_or_group, False) or applies
             kept += [text] if applies else []
-        found.setdefault(repr(sorted(plain.items())), (kept, plain))
-    for key in [key for key, applied in used.items() if not applied]:
-        if key not in known_keys():
-            raise unknown_key(key)
-        logger.info("note: %s is left out: no job of this sweep has it", key)
-    return [(kept, resolve(plain)) for kept, plain in found.values()]
+        return kept, resolve(plain)
 
+    def check_keys(self) -> None:
+        """Say which keys no job had.
 
-def _parser() -> Callable[[str], Override]:
-    parser = OverridesParser.create()
-    return cache(lambda text: parser.parse_override(text))
+        Raises:
+            ConfigError: One that there is not.
+        """
+        for key in [key for key, applied in self._used.items() if not applied]:
+            if key not in known_keys():
+                raise unknown_key(key)
+            logger.info("note: %s is left out: no job of this sweep has it", key)
 
 
 def _sets_a_value(override: Override, group_exists: Callable[[str], bool]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tl_experiments.config.compose import finish
 from tl_experiments.config.optimization import Timm
-from tl_experiments.config.schema import LrConfig, TrainConfig
+from tl_experiments.config.schema import LrConfig, TrainConfig, TuneConfig
 from tl_experiments.config.timm_names import check_backbone_name, check_optimizer_name
 from tl_experiments.config.trackers import Trackers
 from tl_experiments.config.typed import typed
@@ -22,8 +22,21 @@ from tl_experiments.safe_text import redacted, redacted_text
 from tl_experiments.training.identity import job_id, runs_folder
 
 _CHANGES_NOTHING = re.compile(
-    r"(executor|tracker|output_dir|retry_failed|dry_run|feature_cache\.(dir|max_bytes)|debug=traceback|debug=none)\b"
+    r"(executor|tracker|output_dir|retry_failed|dry_run|tune\.(trials|parallel)|feature_cache\.(dir|max_bytes)|debug=traceback|debug=none)\b"
 )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Where a job that may be pruned reports to.
+
+    Args:
+        study: Name of the search of its arm, in the journal of the sweep's folder.
+        id: Of the trial in the journal.
+    """
+
+    study: str
+    id: int
 
 
 @dataclass(frozen=True)
@@ -34,11 +47,13 @@ class Job:
         id: Hash of what changes the result; the name of its folder.
         overrides: The overrides that make it, in the order of the command line.
         config: The typed config.
+        trial: That it is, of a search with a pruner.
     """
 
     id: str
     overrides: tuple[str, ...]
     config: TrainConfig
+    trial: Trial | None = None
 
 
 def make_job(overrides: Sequence[str], plain: dict[str, Any]) -> Job:
@@ -80,5 +95,7 @@ def sweep_folder(jobs: Sequence[Job], overrides: Sequence[str]) -> Path:
     ours = [text for text in given if not _CHANGES_NOTHING.match(text)]
     words = "-".join(re.sub(r"^[\w./@]*?(\w+)=", r"\1=", text) for text in ours)
     slug = re.sub(r"[^A-Za-z0-9._-]+", "_", words)[:60].strip("-_.")  # what needs no quotes on any command line
+    if isinstance(config, TuneConfig):  # the same overrides are another sweep there
+        slug = f"tune-{slug}".strip("-")
     digest = hashlib.sha256(json.dumps(sorted(ours)).encode()).hexdigest()[:8]
     return parent / (f"{slug}-{digest}" if slug else f"defaults-{digest}")

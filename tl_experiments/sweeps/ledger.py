@@ -15,10 +15,20 @@ from tl_experiments.records import SWEEP_FILE, write_atomically
 SCHEMA_VERSION = 1
 
 State = Literal[
-    "pending", "submitted", "running", "ok", "failed", "diverged", "oom", "skipped", "interrupted", "unchosen"
+    "pending",
+    "submitted",
+    "running",
+    "ok",
+    "failed",
+    "diverged",
+    "oom",
+    "skipped",
+    "interrupted",
+    "unchosen",
+    "pruned",
 ]
 ENDED_BADLY = ("failed", "diverged", "oom")
-SETTLED = ("ok", "unchosen")
+SETTLED = ("ok", "unchosen", "pruned")
 AT_WORK = ("submitted", "running")
 
 
@@ -27,7 +37,8 @@ class Entry:
     """One job: its state and, where it did not end well, a one-line cause and the log to read.
 
     ``submitted`` is a job that waits in a cluster's queue, ``skipped`` one that the command did not come to,
-    ``interrupted`` one that it began, ``unchosen`` one of a setting that val did not choose with the tuning seed.
+    ``interrupted`` one that it began, ``unchosen`` one of a setting that val did not choose with the tuning seed,
+    ``pruned`` a trial of a search that ended early since it was behind the others.
     """
 
     id: str

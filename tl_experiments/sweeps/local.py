@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -15,17 +14,18 @@ from typing import Any
 
 from tl_experiments import interrupt
 from tl_experiments.config.executors import LocalExecutor
-from tl_experiments.config.trainers import TrainerConfig
+from tl_experiments.config.trainers import Trainer
+from tl_experiments.errors import ConfigError
+from tl_experiments.sweeps.ranks import Processes
 from tl_experiments.sweeps.reports import Listener, Reports
 from tl_experiments.sweeps.tasks import Task
-from tl_experiments.sweeps.worker import work
-from tl_experiments.training.ending import OUT_OF_MEMORY_HINT
 from tl_experiments.training.groups import group_key
 
 _PROBES = ["torch", "torchvision", "timm", "tl_experiments.training.run"]
 _ALONE = ["pytorch_lightning", "torchmetrics", "tl_experiments.training.alone"]
 _GRACE_S = 30.0  # for a resume point after a signal
 _LOOK_UP_S = 0.2  # between two looks whether there was one
+_UNSAID = "ended before it was done"
 _MOST_TASKS_ON_A_CPU = 4  # each holds a model and its data in memory
 
 
@@ -34,8 +34,9 @@ class Slots:
     """Where tasks run at once.
 
     Args:
-        devices: One entry a concurrent task: the GPU to show it, or None for the CPU.
-        threads: CPU threads a task; it fixes the last bits of a CPU result, so a resumed sweep keeps it.
+        devices: One entry a concurrent task: the GPUs to show it, such as ``0`` or ``0,1`` for a job on two, or None
+            for the CPU.
+        threads: CPU threads of each process; it fixes the last bits of a CPU result, so a resumed sweep keeps it.
     """
 
     devices: tuple[str | None, ...]
@@ -44,24 +45,21 @@ class Slots:
 
 @dataclass
 class _Running:
-    """A task's process."""
+    """A task's processes, on a slot."""
 
     reports: Reports
-    process: Any
-    report: connection.Connection
+    processes: Processes
     device: str | None
 
     def listen(self, listener: Listener) -> None:
         """Take what has been reported."""
-        try:
-            while not self.report.closed and self.report.poll():
-                self.reports.take(self.report.recv(), listener)
-        except (EOFError, OSError):  # all is said
-            self.report.close()
+        for message in self.processes.news():
+            self.reports.take(message, listener)
 
 
-def slots(executor: LocalExecutor, trainer: TrainerConfig, n_tasks: int, threads: int | None = None) -> Slots:
-    """One task a GPU, or on a CPU one a core up to 4, unless the executor says otherwise.
+def slots(executor: LocalExecutor, trainer: Trainer, n_tasks: int, threads: int | None = None) -> Slots:
+    """One task a GPU, or a group of GPUs where a job has several, or on a CPU one a core up to 4, unless the executor
+    says otherwise.
 
     Args:
         executor: Explicit numbers win.
@@ -72,14 +70,39 @@ def slots(executor: LocalExecutor, trainer: TrainerConfig, n_tasks: int, threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = executor.threads_per_job or threads
     gpus = [] if trainer.accelerator == "cpu" else visible_gpus()
-    per_device = executor.jobs_per_device
-    if gpus:
-        at_once = len(gpus) * (per_device or 1)
+    per_device, n = executor.jobs_per_device, trainer.devices
+    groups = [",".join(gpus[first : first + n]) for first in range(0, len(gpus) - n + 1, n)]
+    if groups:
+        at_once = len(groups) * (per_device or 1)
     else:
-        at_once = per_device or min(_MOST_TASKS_ON_A_CPU, max(1, cores // (threads or 1)))
+        at_once = per_device or min(_MOST_TASKS_ON_A_CPU, max(1, cores // (n * (threads or 1))))
     at_once = min(at_once, max(1, n_tasks))
-    devices = tuple(gpus[index % len(gpus)] if gpus else None for index in range(at_once))
-    return Slots(devices, threads or max(1, cores // at_once))
+    devices = tuple(groups[index % len(groups)] if groups else None for index in range(at_once))
+    return Slots(devices, threads or max(1, cores // (n * at_once)))
+
+
+def check_devices(trainers: Sequence[Trainer]) -> None:
+    """That this machine has the devices of each.
+
+    Raises:
+        ConfigError: It is more than one machine, or more GPUs.
+    """
+    many = [trainer for trainer in trainers if trainer.name != "default"]
+    for trainer in many:
+        if trainer.num_nodes > 1:
+            raise ConfigError(
+                "trainer.num_nodes",
+                f"{trainer.num_nodes}, but executor=local is one machine",
+                "executor=slurm, or start the command on each node with torchrun",
+            )
+    for trainer in (one for one in many if one.accelerator != "cpu"):
+        n = len(visible_gpus())
+        if trainer.devices > n and (n or trainer.accelerator == "gpu"):
+            raise ConfigError(
+                "trainer.devices",
+                f"{trainer.devices}, but this machine shows {n} GPU{'' if n == 1 else 's'}",
+                "give fewer, or trainer.accelerator=cpu for processes on the CPU",
+            )
 
 
 def visible_gpus() -> list[str]:
@@ -138,23 +161,20 @@ def run_tasks(tasks: Sequence[Task], folder: Path, where: Slots, listener: Liste
                 _wait_for_news(running)
                 for one in _ended(running, listener):
                     free.append(one.device)
-                    one.process.join()
-                    one.listen(listener)
-                    waiting[:0] = one.reports.conclude(listener, _cause_of_death(one.process.exitcode))
+                    waiting[:0] = one.reports.conclude(listener, _UNSAID)
             if interrupt.requested() is not None:
                 _stop(running, listener)
         interrupt.check()
     finally:
         for one in running:
-            one.process.kill()
-            one.process.join()
+            one.processes.kill()
 
 
 def _ended(running: list[_Running], listener: Listener) -> Iterator[_Running]:
-    """Listen to all; those whose process has ended are taken out."""
+    """Listen to all; those whose processes have ended are taken out."""
     for one in list(running):
         one.listen(listener)
-        if not one.process.is_alive():
+        if one.processes.over:
             running.remove(one)
             yield one
 
@@ -162,33 +182,20 @@ def _ended(running: list[_Running], listener: Listener) -> Iterator[_Running]:
 def _stop(running: list[_Running], listener: Listener) -> None:
     """Ask the processes to end, and listen while they write their resume points."""
     for one in running:
-        one.process.terminate()
+        one.processes.ask_to_end()
     deadline = time.monotonic() + _GRACE_S
     while running and time.monotonic() < deadline:
         _wait_for_news(running)
         for one in _ended(running, listener):
-            one.listen(listener)
             one.reports.abandon(listener)
 
 
 def _start(context: Any, task: Task, folder: Path, device: str | None, threads: int) -> _Running:
-    receiver, sender = context.Pipe(duplex=False)
-    arguments = (task, folder, threads, job_environment(device, threads), sender)
-    process = context.Process(target=work, args=arguments, name=f"task {task.id}")
-    process.start()
-    sender.close()
-    return _Running(Reports(task), process, receiver, device)
+    n = task.jobs[0].config.trainer.devices  # another job of the sweep may have more
+    shown = None if device is None else ",".join(device.split(",")[:n])
+    processes = Processes(context, task, folder, threads, job_environment(shown, threads))
+    return _Running(Reports(task), processes, device)
 
 
 def _wait_for_news(running: Sequence[_Running]) -> None:
-    pipes = [one.report for one in running if not one.report.closed]
-    connection.wait([*pipes, *(one.process.sentinel for one in running)], _LOOK_UP_S)
-
-
-def _cause_of_death(code: int) -> str:
-    if code >= 0:
-        return f"the job called exit({code}) before it was done"
-    known = {int(one): one.name for one in signal.Signals}
-    name = known.get(-code, f"signal {-code}")
-    hint = f": out of memory? {OUT_OF_MEMORY_HINT}" if name == "SIGKILL" else ""
-    return f"killed by {name}{hint}"
+    connection.wait([waitable for one in running for waitable in one.processes.waitables()], _LOOK_UP_S)

@@ -11,8 +11,12 @@ from pathlib import Path
 
 from tl_experiments import interrupt
 from tl_experiments.cache.locks import Held, holder, try_hold
+from tl_experiments.errors import OK
 from tl_experiments.sweeps.bookkeeping import has_record
 from tl_experiments.sweeps.journal import CLUSTER_FOLDER, Journal, journal_path
+from tl_experiments.sweeps.launched import Launched, launched
+from tl_experiments.sweeps.local import server
+from tl_experiments.sweeps.ranks import run_ranks
 from tl_experiments.sweeps.tasks import Task
 from tl_experiments.sweeps.worker import run_task, write_output_to
 
@@ -24,6 +28,9 @@ _LOOK_S = 1.0  # between two looks whether a lock is free
 
 def work_remotely(task: Task, folder: Path, threads: int | None, where: str) -> int | None:
     """Run ``task`` in this process; jobs of it that are done are left alone.
+
+    On several devices srun has started as many processes, all of which call this: the first does what is said here, the
+    others train with it. Where the cluster has started one process, that starts the others, on its machine.
 
     A node that the cluster lost may go on computing: whoever holds the task's lock runs it, a second process waits for
     the first and then finds its records.
@@ -38,7 +45,18 @@ def work_remotely(task: Task, folder: Path, threads: int | None, where: str) -> 
         The signal that asked it to end, after the run has written its resume point; None where it came to its end.
         ``interrupt`` keeps the signals.
     """
-    interrupt.install(SIGNALS, at_once=True)
+    interrupt.install(SIGNALS, at_once=True, insist=False)
+    together = launched() if task.jobs[0].config.trainer.name != "default" else None
+    if together is None:
+        _work(task, folder, threads, where, None)
+    elif together.first:
+        together.lead(lambda: _work(task, folder, threads, where, together))
+    else:
+        together.take_part(task, folder, threads)
+    return interrupt.requested()
+
+
+def _work(task: Task, folder: Path, threads: int | None, where: str, together: Launched | None) -> int:
     write_output_to(folder / task.log, anew=False)
     journal = Journal(journal_path(folder, task.id), {position: job.id for position, job in enumerate(task.jobs)})
     try:
@@ -48,12 +66,27 @@ def work_remotely(task: Task, folder: Path, threads: int | None, where: str) -> 
             for position in sorted(done - task.done):  # of a turn that was cut before it could say so
                 journal.send(("ended", position, "ok", None, 0.0))
             if len(task.done | done) < len(task.jobs):
-                run_task(replace(task, done=task.done | done), folder, threads, journal.send)
+                _run(replace(task, done=task.done | done), folder, threads, journal, together)
             if interrupt.requested() is None:
                 journal.over()
     except interrupt.Interrupted:  # while it waited
         pass
-    return interrupt.requested()
+    return OK
+
+
+def _run(task: Task, folder: Path, threads: int | None, journal: Journal, together: Launched | None) -> None:
+    if together is not None:
+
+        def died(cause: str) -> None:
+            journal.send(("left", "failed", cause, True))
+            journal.over()
+
+        with together.training(died):
+            run_task(task, folder, threads, together.blaming(journal.send))
+    elif task.jobs[0].config.trainer.name != "default":
+        run_ranks(server(alone=True), task, folder, threads, journal.send)
+    else:
+        run_task(task, folder, threads, journal.send)
 
 
 def _lock(folder: Path, task: Task) -> Held:

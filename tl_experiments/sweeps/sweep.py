@@ -33,7 +33,7 @@ from tl_experiments.sweeps.planner import (
 from tl_experiments.sweeps.pricing import complete
 from tl_experiments.sweeps.tasks import LOG_FILE, Task, make_tasks
 from tl_experiments.sweeps.tuning import Choose, Stages, stages
-from tl_experiments.sweeps.worker import run_job
+from tl_experiments.sweeps.worker import RunJob, run_job
 from tl_experiments.training.preflight import Datasets, check_data, check_unchanged
 
 logger = logging.getLogger(__name__)
@@ -135,6 +135,7 @@ def preview(jobs: Sequence[Job], folder: Path, choose: Choose | None = None) -> 
         DataError: If a dataset cannot be used as it stands.
     """
     planned = stages(jobs)
+    check_executor([job for job in jobs if not has_record(folder, job)])
     datasets = _check_data(jobs, folder)
     ledger = Ledger.open(folder)
     ledger.add("", [(job.id, job.overrides) for job in jobs])
@@ -158,8 +159,14 @@ def preview(jobs: Sequence[Job], folder: Path, choose: Choose | None = None) -> 
     return text
 
 
-def run_single(job: Job, folder: Path, command: str) -> Outcome:
+def run_single(job: Job, folder: Path, command: str, run: RunJob = run_job) -> Outcome:
     """Run one job in this process, with its output on the terminal; one that failed before is tried again.
+
+    Args:
+        job: The only one of the command.
+        folder: Of the sweep.
+        command: As it was typed.
+        run: What trains it.
 
     Raises:
         UserError: What the user can mend, after it has been entered in the ledger.
@@ -175,7 +182,7 @@ def run_single(job: Job, folder: Path, command: str) -> Outcome:
         entry.state = "running"
         ledger.write()
         started = time.perf_counter()
-        entry.state, entry.cause, error = run_job(job, folder / job.id, job.config.executor.threads_per_job)
+        entry.state, entry.cause, error = run(job, folder / job.id, job.config.executor.threads_per_job)
         entry.seconds = round(time.perf_counter() - started, 2)
         entry.log = f"{job.id}/{LOG_FILE}" if (folder / job.id / LOG_FILE).exists() else None
         if isinstance(error, UserError | Interrupted):
@@ -255,7 +262,7 @@ def _check_data(jobs: Sequence[Job], folder: Path) -> Datasets:
 
 
 def _slots(tasks: Sequence[Task], ledger: Ledger) -> Slots:
-    config = tasks[0].jobs[0].config
+    config = max((task.jobs[0].config for task in tasks), key=lambda config: config.trainer.devices)
     where = places(config.executor, config.trainer, len(tasks), ledger.plan.get("threads_per_job"))
     ledger.plan["threads_per_job"] = where.threads
     return where
@@ -287,6 +294,7 @@ def _counts(jobs: Sequence[Job], todo: Sequence[Job], tasks: Sequence[Task]) -> 
 
 
 def _describe(where: Slots) -> str:
-    kind = "CPU" if where.devices[0] is None else "GPU"
+    device = where.devices[0]
+    kind = "CPU" if device is None else f"{n} GPUs each" if (n := len(device.split(","))) > 1 else "GPU"
     threads = "thread" if where.threads == 1 else "threads"
-    return f"{len(where.devices)} at once on {kind}, {where.threads} {threads} each"
+    return f"{len(where.devices)} at once on {kind}, {where.threads} {threads} a process"

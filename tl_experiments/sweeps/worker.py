@@ -20,16 +20,23 @@ from tl_experiments.interrupt import Interrupted
 from tl_experiments.safe_text import one_line
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import State
+from tl_experiments.sweeps.pruning import judge_of
 from tl_experiments.sweeps.tasks import LOG_FILE, Task
 from tl_experiments.training.ending import how_it_ended
 
 logger = logging.getLogger(__name__)
 
 Send = Callable[[tuple[Any, ...]], None]
+RunJob = Callable[[Job, Path, int | None], tuple[State, str | None, BaseException | None]]
 
 
 def work(
-    task: Task, folder: Path, threads: int | None, environment: Mapping[str, str], report: connection.Connection
+    task: Task,
+    folder: Path,
+    threads: int | None,
+    environment: Mapping[str, str],
+    anew: bool,
+    report: connection.Connection,
 ) -> None:
     """Run ``task`` in this process, its log in ``task.log``, and send through ``report``, as things happen:
 
@@ -38,15 +45,22 @@ def work(
     - last ``("left", state, cause, final)`` where the jobs that have not ended share one cause, which is ``final``
       unless smaller tasks might do better.
 
-    A process that dies before it can report is told from its exit code by the parent.
+    each with the monotonic time at which it was said. A process that dies before it can report is told from its exit
+    code by the parent. A rank other than 0 has a log of its own, of warnings and errors alone; ``anew`` empties a log.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
     interrupt.install((signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2), at_once=True)
     os.environ.update(environment)
-    write_output_to(folder / task.log, anew=True)
+    rank = int(environment.get("RANK", 0))
+    log = folder / rank_log(task.log, rank)
+    write_output_to(log, anew=anew)
+    if rank:
+        only_warnings()
     _end_with_the_parent()
-    run_task(task, folder, threads, report.send)
+    run_task(task, folder, threads, lambda message: report.send((message, time.monotonic())))
     report.close()
+    if rank:
+        remove_if_empty(log)
 
 
 def run_task(task: Task, folder: Path, threads: int | None, send: Send) -> None:
@@ -65,7 +79,8 @@ def run_task(task: Task, folder: Path, threads: int | None, send: Send) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         jobs = [(job.config, folder / job.id) for job in task.jobs]
-        run_together(jobs, task.shared, ended, done=task.done, progress=Paced(send))
+        judge = judge_of(task.jobs[0], folder)
+        run_together(jobs, task.shared, ended, done=task.done, progress=Paced(send), judge=judge)
     except Interrupted as error:
         send(("left", "interrupted", f"{error}; run it again", True))
     except Exception as error:
@@ -137,6 +152,22 @@ def start_logging() -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def only_warnings() -> None:
+    """Leave out what another rank says as well."""
+    logging.getLogger("tl_experiments").setLevel(logging.WARNING)
+
+
+def rank_log(log: str, rank: int) -> str:
+    """Beside the log of a task, that of one of its ranks."""
+    return str(Path(log).with_suffix(f".rank{rank}.log")) if rank else log
+
+
+def remove_if_empty(log: Path) -> None:
+    """A rank's log in which nothing was said need not be looked at."""
+    if log.stat().st_size == 0:
+        log.unlink()
 
 
 def write_output_to(path: Path, *, anew: bool) -> None:

@@ -28,7 +28,7 @@ from tl_experiments.tracking.tables import as_csv, confusion, per_class
 _NAME = "mlflow"
 _BATCH = 1000  # metrics MLflow takes at once
 _PARAMS = 100
-_STATUS = {"ok": "FINISHED", "interrupted": "KILLED", "skipped": "KILLED"}
+_STATUS = {"ok": "FINISHED", "interrupted": "KILLED", "skipped": "KILLED", "pruned": "KILLED"}
 _JOB = "tl_job"  # finds a run again whose memory was lost
 
 # A tracker that waits minutes for a dead server would never be done; and this product reports to nobody.

@@ -112,7 +112,7 @@ class Wandb:
         if run.ended:
             # The cause also where there is none: an earlier attempt may have had one
             there.entered.summary.update({"state": run.state, "cause": cause(run) or "", **summary(run)})
-            there.end(0 if run.state == "ok" else 1)
+            there.end(0 if run.state in ("ok", "pruned") else 1)
 
     def flush(self) -> None:
         """Remember the runs that are complete."""

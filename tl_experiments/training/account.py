@@ -41,6 +41,7 @@ class Trained:
         accumulation: Parts in which batches were computed in the end.
         work: As in ``RunRecord``.
         notes: What was handled on the way, in whole sentences.
+        peak_memory_bytes: The largest of all processes; None is this one's.
     """
 
     metrics: Mapping[str, Mapping[str, float]]
@@ -48,6 +49,7 @@ class Trained:
     accumulation: int
     work: Mapping[str, Any]
     notes: tuple[str, ...]
+    peak_memory_bytes: int | None = None
 
 
 def make_record(
@@ -109,8 +111,8 @@ def make_record(
         still_rising=not cfg.head.is_solved and history.still_rising(),
         wall_clock_s=time.perf_counter() - history.started if wall_clock_s is None else wall_clock_s,
         pretraining_s=parts.weights.pretraining_s,
-        peak_memory_bytes=peak_memory_bytes(accelerator),
-        environment=environment(accelerator, precision),
+        peak_memory_bytes=trained.peak_memory_bytes or peak_memory_bytes(accelerator),
+        environment=environment(accelerator, precision, cfg.trainer.world_size),
         notes=(*parts.notes, *trained.notes),
         work=trained.work,
     )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tl_experiments.errors import TrainingError
 from tl_experiments.strategies.apply import blocks_of_each_module
+from tl_experiments.training.sharding import local
 from tl_experiments.types import ModelLayout, Phase
 
 # Some tensors get their first gradient a step later than others (behind a residual branch that starts at zero).
@@ -17,7 +18,7 @@ _CLEARLY = 8  # times the spacing; the schedule may have raised the rate since t
 
 
 class FreezeAudit:
-    """Compares a model with itself before the phase.
+    """Compares a model with itself before the phase; where it is divided, each process its share.
 
     Args:
         model: In the state that the phase starts from.
@@ -37,7 +38,7 @@ class FreezeAudit:
         self._may_be_still = set(phase.lr_multiplier)
         self._shown: dict[str, Tensor] = {}  # whether a step was large enough; on the device, which nobody waits for
         # Copies on the CPU: device memory is what training is short of.
-        self._before = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+        self._before = {name: local(tensor.detach()).cpu().clone() for name, tensor in model.state_dict().items()}
         self._may_move = set(phase.lr_multiplier) | live_statistics(model, layout, phase)
         _check_groups(model, phase, optimizer)
 
@@ -56,8 +57,8 @@ class FreezeAudit:
                 self._without_gradient.discard(name)
                 if self._steps == 1:
                     continue  # some optimizers only look around in their first step (ADOPT; Taniguchi et al., 2024)
-                spacing = torch.finfo(parameter.dtype).eps * parameter.detach().abs()
-                shown = (rate[id(parameter)] * parameter.grad.abs() > _CLEARLY * spacing).any()
+                spacing = torch.finfo(parameter.dtype).eps * local(parameter.detach()).abs()
+                shown = (rate[id(parameter)] * local(parameter.grad).abs() > _CLEARLY * spacing).any()
                 self._shown[name] = shown | self._shown[name] if name in self._shown else shown
         if self._steps == 2:  # as a rule it is all there is to see
             self._read_what_has_shown()
@@ -114,7 +115,7 @@ def _check_groups(model: nn.Module, phase: Phase, optimizer: torch.optim.Optimiz
 
 
 def _equal(now: Tensor, before: Tensor) -> bool:
-    return torch.equal(now.detach().cpu(), before)
+    return torch.equal(local(now.detach()).cpu(), before)
 
 
 def _broken(names: set[str], what: str, when: str) -> TrainingError:

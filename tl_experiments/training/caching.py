@@ -156,7 +156,7 @@ def hold_bytes(cfg: TrainConfig, device: torch.device) -> int:
         return given
     if device.type == "cuda":
         return torch.cuda.mem_get_info()[0] // 2 // (cfg.executor.jobs_per_device or 1)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8 // cfg.trainer.devices
 
 
 def describe(cached: Cached | str) -> str | None:

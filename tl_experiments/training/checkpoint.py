@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
+from torch import Tensor
 
 from tl_experiments.backbones.layout import layout_of
 from tl_experiments.backbones.locate import CHECKPOINT_FILE, Base, checkpoint_facts, locate
@@ -31,11 +32,20 @@ from tl_experiments.training.identity import arm
 from tl_experiments.training.model import TransferModel
 
 
-def write_checkpoint(folder: Path, cfg: TrainConfig, identity: str, parts: Parts) -> Path | None:
+def write_checkpoint(
+    folder: Path, cfg: TrainConfig, identity: str, parts: Parts, state: Mapping[str, Tensor]
+) -> Path | None:
     """Write ``checkpoint.safetensors``, and beside it ``checkpoint.json``, which names the base and the file's sha256.
 
     With ``trainer.checkpoint=trained`` the file holds the head and what the plan lets move; the rest is the base's,
     to the bit, which the audit has seen. A run from random weights has no base and stores everything.
+
+    Args:
+        folder: Of the run.
+        cfg: Likewise.
+        identity: Of the job.
+        parts: Of the run.
+        state: Of the model, with the weights that were chosen.
 
     Returns:
         The file; None with ``trainer.checkpoint=none``.
@@ -50,7 +60,7 @@ def write_checkpoint(folder: Path, cfg: TrainConfig, identity: str, parts: Parts
     moved = _may_have_moved(parts)
     kept = {
         name: tensor.detach().cpu().contiguous()
-        for name, tensor in parts.model.state_dict().items()
+        for name, tensor in state.items()
         if whole or name in moved or name.startswith("head.")
     }
     # The base's hash inside the file makes the file's hash stand for the whole model.

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from tl_experiments.errors import DivergedError, StorageError, UserError, first_line
+from tl_experiments.errors import DivergedError, PrunedError, StorageError, UserError, first_line
 
 OUT_OF_MEMORY_HINT = "lower trainer.batch_size or backbone.preprocessing.image_size"
 
 
 def how_it_ended(error: Exception) -> tuple[str, str]:
-    """State (diverged, failed, oom or interrupted) and one-line cause of a run that raised ``error``."""
+    """State (diverged, pruned, failed, oom or interrupted) and one-line cause of a run that raised ``error``."""
     if isinstance(error, DivergedError):
         return "diverged", str(error)
+    if isinstance(error, PrunedError):
+        return "pruned", str(error)
     if isinstance(error, StorageError):  # the same command goes on when there is room
         return "interrupted", str(error)
     if isinstance(error, UserError):

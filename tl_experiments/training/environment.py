@@ -72,13 +72,14 @@ def device_name(accelerator: str) -> str:
     return f"{_processor()}, {threads} {'thread' if threads == 1 else 'threads'}"
 
 
-def environment(accelerator: str, precision: str) -> dict[str, Any]:
-    """Versions, processor, device, precision and threads."""
+def environment(accelerator: str, precision: str, devices: int = 1) -> dict[str, Any]:
+    """Versions, processor, device and how many of it train together, precision and threads."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
         "device": device_name(accelerator),
+        "devices": devices,
         "precision": precision,
         "threads": torch.get_num_threads(),
         "packages": dict(_versions()),

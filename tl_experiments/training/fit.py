@@ -7,14 +7,20 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import pytorch_lightning as pl
 
 from tl_experiments.config.schema import TrainConfig
+from tl_experiments.config.trainers import Fsdp
+from tl_experiments.data.batches import Share
+from tl_experiments.errors import TrainingError
 from tl_experiments.interrupt import Interrupted
+from tl_experiments.training.audit import live_statistics
 from tl_experiments.training.build import Parts
 from tl_experiments.training.caching import Cached, cached_phase, describe, hold_bytes
 from tl_experiments.training.environment import device_of
@@ -22,12 +28,17 @@ from tl_experiments.training.groups import Told, unwatched
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.module import TransferModule
+from tl_experiments.training.parallel import placement
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.profiling import StepProfiler
 from tl_experiments.training.progress import progress_callbacks
+from tl_experiments.training.ranks import ALONE, Ranks
 from tl_experiments.training.resume import ResumePoint, WritingTimer, read_resume_point
+from tl_experiments.training.sharding import shard, shares, undivided, whole
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -59,14 +70,20 @@ def _release(trainer: pl.Trainer, module: TransferModule) -> None:
 
 
 def fit(
-    cfg: TrainConfig, parts: Parts, history: History, accelerator: str, precision: str, progress: Told = unwatched
+    cfg: TrainConfig,
+    parts: Parts,
+    history: History,
+    accelerator: str,
+    precision: str,
+    progress: Told = unwatched,
+    ranks: Ranks = ALONE,
 ) -> Fitted:
     """One fit a phase, from the newest resume point in the run's folder; ``history`` then holds the chosen weights.
 
     The start of the last phase is validated too: it may be the best there is.
     """
     _quieten_lightning()
-    saver = _Saver(cfg, parts, history)
+    saver = _Saver(cfg, parts, history, ranks)
     point = saver.restore()
     done = point.step if point else 0
     accumulation = point.accumulation if point else cfg.trainer.accumulation
@@ -75,9 +92,14 @@ def fit(
     trainer: pl.Trainer | None = None
     module: TransferModule | None = None
     device = device_of(accelerator)
+    if isinstance(cfg.trainer, Fsdp):
+        shard(parts.model, device)
+        history.best_state = shares(history.best_state, parts.model)
     parts.model.to(device)
     if accelerator == "gpu":
         parts.data.serve(device, hold_bytes(cfg, device))
+    parts.data.divide(_share(parts, ranks))
+    ranks.check_equal(undivided(parts.model), "before the first phase")
     for phase in parts.phases:
         if not phase.last and (phase.end_step < done or (phase.end_step == done and not unvalidated)):
             continue
@@ -85,24 +107,27 @@ def fit(
         parts.model.begin(phase.phase)
         for earlier in found.values():
             earlier.data.close()
-        with _ending(module):
-            cached = cached_phase(cfg, parts, phase, accelerator, precision)
+        cached = _agreed(ranks, module, partial(cached_phase, cfg, parts, phase, accelerator, precision))
+        reasons = [one for one in ranks.gather(cached if isinstance(cached, str) else "") if one]
+        if reasons:  # what one process has no room for is computed anew by all
+            cached = reasons[0]
         if line := describe(cached):
             logger.info("phase %d   %s", phase.number, line)
         if isinstance(cached, Cached):
             found[phase.number] = cached
             for note in cached.notes:
                 logger.info("phase %d   %s", phase.number, note)
-            with _ending(module):
-                cached.data.ensure(max(done, phase.first_step), phase.end_step)
+            _agreed(ranks, module, partial(cached.data.ensure, max(done, phase.first_step), phase.end_step))
         if trainer is not None and module is not None:
             _release(trainer, module)
         module = TransferModule(
             cfg, parts, phase, history, cached=found.get(phase.number),
-            point=inside, accumulation=accumulation, save=saver.save,
+            point=inside, accumulation=accumulation, save=saver.save, ranks=ranks,
         )  # fmt: skip
-        callbacks = progress_callbacks(phase, parts.phases[-1].end_step, progress)
-        trainer = _trainer(cfg, phase, len(module.chunks), history, accelerator, precision, callbacks)
+        callbacks = progress_callbacks(phase, parts.phases[-1].end_step, progress) if ranks.first else []
+        if ranks.first and cfg.debug.profile and phase.number == 0:
+            callbacks.append(StepProfiler(history.folder / "profile"))
+        trainer = _trainer(cfg, len(module.chunks), history, accelerator, precision, callbacks)
         if inside is not None:
             trainer.precision_plugin.load_state_dict(inside.precision)
         with _interrupts_pass():
@@ -119,18 +144,14 @@ def fit(
 
 def _trainer(
     cfg: TrainConfig,
-    phase: PhaseSteps,
     chunks: int,
     history: History,
     accelerator: str,
     precision: str,
     callbacks: list[pl.Callback],
 ) -> pl.Trainer:
-    if cfg.debug.profile and phase.number == 0:
-        callbacks.append(StepProfiler(history.folder / "profile"))
     return pl.Trainer(
-        accelerator=accelerator,
-        devices=1,
+        **placement(cfg.trainer, accelerator),
         precision=precision,  # type: ignore[arg-type]
         max_epochs=chunks,  # a chunk is one of Lightning's epochs
         reload_dataloaders_every_n_epochs=1,
@@ -149,8 +170,8 @@ def _trainer(
 class _Saver:
     """Writes and reads the resume points of one run."""
 
-    def __init__(self, cfg: TrainConfig, parts: Parts, history: History) -> None:
-        self._parts, self._history = parts, history
+    def __init__(self, cfg: TrainConfig, parts: Parts, history: History, ranks: Ranks) -> None:
+        self._parts, self._history, self._ranks = parts, history, ranks
         self._timer = WritingTimer(cfg.trainer.resume_interval_s)
         self._run = {
             "way": f"feature_cache={cfg.feature_cache.name}",
@@ -162,7 +183,12 @@ class _Saver:
 
     def restore(self) -> ResumePoint | None:
         """The newest point, after model and history have been put there."""
-        point = read_resume_point(self._history.folder, self._run)
+        # The first process removes what is damaged; the others find what it goes on from
+        point = self._ranks.in_turn(lambda: read_resume_point(self._history.folder, self._run))
+        steps = self._ranks.gather(None if point is None else point.step)
+        if len(set(steps)) > 1:
+            what = f"the processes see resume points of different steps: {steps}"
+            raise TrainingError(str(self._history.folder), what, "output_dir= on a disk that all nodes see")
         if point is not None:
             self._parts.model.load_state_dict(point.model, strict=False)
             self._history.load_state(point.history)
@@ -172,7 +198,7 @@ class _Saver:
 
     def save(self, module: TransferModule, at_once: bool) -> None:
         """Write a point if it is time, or in any case."""
-        if at_once or self._timer.is_due():
+        if at_once or self._ranks.from_first(self._timer.is_due()):
             with self._timer:
                 self._write(module)
 
@@ -180,15 +206,21 @@ class _Saver:
         state = module.model.state_dict()
         begun = [phase for phase in self._parts.phases if phase.first_step < module.step]
         changed = {name for phase in begun for name in phase.changeable(module.model)}
+        losses = module.losses.of_all()
+        first = self._ranks.first
+        model = whole({name: state[name] for name in state if name in changed}, first)
+        optimizer, history = whole(module.optimizer_state(), first), whole(self._history.state(), first)
+        if not first:
+            return
         ResumePoint(
             run=self._run,
             step=module.step,
-            model={name: state[name] for name in state if name in changed},
-            optimizer=module.optimizer_state(),
+            model=model,
+            optimizer=optimizer,
             precision=module.trainer.precision_plugin.state_dict(),
             ema=module.ema.average if module.ema else {},
-            history=self._history.state(),
-            losses=module.losses().cpu(),
+            history=history,
+            losses=losses,
             accumulation=module.accumulation,
             elapsed_s=time.perf_counter() - self._history.started,
         ).write(self._history.folder)
@@ -198,6 +230,30 @@ def _digest(phase: PhaseSteps) -> str:
     content = hashlib.sha256(repr(sorted(phase.phase.lr_multiplier.items())).encode()).hexdigest()[:8]
     steps, n = f"{phase.first_step} to {phase.end_step}", len(phase.phase.lr_multiplier)
     return f"steps {steps}, {n} tensors, norm statistics {phase.phase.norm_stats}, rates {content}"
+
+
+def _share(parts: Parts, ranks: Ranks) -> Share:
+    model, plan = parts.model, [steps.phase for steps in parts.phases]
+    live = any(live_statistics(model, model.layout, phase) for phase in plan)
+    return Share(ranks.rank, ranks.world_size, 2 if live else 1)
+
+
+def _agreed(ranks: Ranks, module: TransferModule | None, work: Callable[[], T]) -> T:
+    """The result of work between two phases; where a signal ended any process's, all end.
+
+    Another process takes over what the one that was told to end would have made for both.
+    """
+    with _ending(module):
+        try:
+            result, signum = work(), 0
+        except Interrupted as error:
+            if ranks.world_size == 1:
+                raise
+            signum = error.signum
+        (signum,) = ranks.largest(signum)
+        if signum:
+            raise Interrupted(signum)
+        return result
 
 
 @contextmanager
@@ -227,6 +283,7 @@ def _interrupts_pass() -> Iterator[None]:
 def _quieten_lightning() -> None:
     """Its advice is for people who write the Trainer call; here we do."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    for module in ("pytorch_lightning", "lightning_fabric"):
+        warnings.filterwarnings("ignore", module=module)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance.*LeafSpec.*")

@@ -45,6 +45,14 @@ LEAST_VISITS = 1.5  # of each image in a phase, below which its frozen part is c
 Told = Callable[[int, int], None]  # optimizer steps done, of how many
 
 
+# Validations so far and the last one's accuracy -> why the run is to end now; None where it goes on
+Judge = Callable[[int, float], str | None]
+
+
+def unjudged(_validations: int, _accuracy: float) -> None:
+    """Every run goes on to its end."""
+
+
 def unwatched(_done: int, _total: int) -> None:
     """Nobody looks."""
 
@@ -99,6 +107,8 @@ def why_alone(config: TrainConfig) -> str | None:
 def why_live(config: TrainConfig) -> str | None:
     """Why frozen parts are computed in each step, in a few words; None where they are computed once an image."""
     name, cache = config.augmentation.name, config.feature_cache
+    if config.trainer.name == "fsdp":
+        return "trainer=fsdp divides frozen blocks too"
     if cache.name == "off":
         return "feature_cache=off"
     if name in ("mixup", "cutmix"):

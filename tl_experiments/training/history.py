@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tl_experiments.errors import PrunedError
 from tl_experiments.records import METRICS_FILE, append_line, write_atomically
+from tl_experiments.training.groups import Judge, unjudged
 from tl_experiments.training.metrics import Predictions
 from tl_experiments.training.phases import PhaseSteps
 
@@ -30,6 +32,7 @@ class History:
         started: ``time.perf_counter()`` at the start of the run.
         quiet: Whether validations go into the file alone, and not into the log.
         writes: Whether they go into the file; not where the run has ended and only takes part once more.
+        judge: Asked by ``check_prospects``.
     """
 
     folder: Path
@@ -42,6 +45,7 @@ class History:
     best_state: dict[str, Tensor] = field(default_factory=dict)
     quiet: bool = False
     writes: bool = True
+    judge: Judge = unjudged
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -94,6 +98,20 @@ class History:
             "epoch %-6.4g val accuracy %.4f  nll %.4f%s  %.1f s",
             line["epoch"], metrics["accuracy"], metrics["nll"], loss, line["seconds"],
         )  # fmt: skip
+
+    def check_prospects(self, total: int) -> None:
+        """End the run if the last of its validations says that it is not worth going on; not after its last step.
+
+        Args:
+            total: Optimizer steps of the run.
+
+        Raises:
+            PrunedError: ``judge`` says so.
+        """
+        step, accuracy = self.lines[-1]["step"], self.lines[-1]["val_accuracy"]
+        if step < total and (why := self.judge(len(self.lines), accuracy)) is not None:
+            what = f"val accuracy {accuracy:.4f} is {why}"
+            raise PrunedError(f"after step {step} of {total}", what, "tune.pruner=none trains all to the end")
 
     def restore_best(self, model: nn.Module) -> None:
         """Put the best weights back into the model."""

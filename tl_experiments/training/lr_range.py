@@ -17,6 +17,7 @@ from tl_experiments.training.build import Parts, build
 from tl_experiments.training.caching import hold_bytes
 from tl_experiments.training.environment import autocast, choose_accelerator, choose_precision, device_of, environment
 from tl_experiments.training.identity import arm
+from tl_experiments.training.memory import split_batch
 from tl_experiments.training.optimization import build_optimizer
 from tl_experiments.training.phases import PhaseSteps
 
@@ -27,7 +28,8 @@ def range_test(cfg: LrConfig) -> LrCurve:
     """Train ``lr_range.steps`` steps at rates rising exponentially from ``min_lr`` to ``max_lr`` (Smith, 2017).
 
     It trains what one phase of the strategy trains, from the weights that the run starts with, each group at its
-    multiple of the base rate. It ends early where the loss is no number or far above its lowest.
+    multiple of the base rate. It ends early where the loss is no number or far above its lowest. One device does it;
+    for a trainer of several it sees the whole batch of all.
 
     Raises:
         UserError: Whatever is wrong with data, weights or plan.
@@ -70,12 +72,14 @@ def _losses(
             group["lr"] = rate * multiple
         batch = {name: tensor.to(device) for name, tensor in batch.items()}  # type: ignore[attr-defined, assignment]
         optimizer.zero_grad()
-        with autocast(accelerator, precision):
-            loss = parts.objective.loss(model.logits, batch)
-        loss.backward()
+        value, whole = 0.0, parts.objective.total_weight(batch)
+        for part in split_batch(batch, cfg.trainer.world_size, smallest=2):  # each as large as a device's own
+            with autocast(accelerator, precision):
+                loss = parts.objective.loss(model.logits, part) * (parts.objective.total_weight(part) / whole)
+            loss.backward()
+            value += loss.item()
         if cfg.trainer.gradient_clip_norm is not None:
             nn.utils.clip_grad_norm_(model.parameters(), cfg.trainer.gradient_clip_norm)
-        value = loss.item()
         if not math.isfinite(value):
             return
         yield rate, value

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NoReturn
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from tl_experiments.training.build import Parts
 from tl_experiments.training.caching import Cached
 from tl_experiments.training.ema import Ema
 from tl_experiments.training.history import History
+from tl_experiments.training.losses import Losses, Signals
 from tl_experiments.training.memory import (
     Statistics,
     forward_in_parts,
@@ -33,7 +36,9 @@ from tl_experiments.training.metrics import Predictions, diverged, first_non_fin
 from tl_experiments.training.optimization import build_optimizer, restore_optimizer, schedule
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.randomness import seed_step
+from tl_experiments.training.ranks import Ranks
 from tl_experiments.training.resume import ResumePoint
+from tl_experiments.training.sharding import undivided
 from tl_experiments.types import Batch
 
 logger = logging.getLogger(__name__)
@@ -51,6 +56,7 @@ class TransferModule(pl.LightningModule):
         point: Where to go on; None begins the phase.
         accumulation: Parts in which each batch is computed.
         save: Called with this module at the end of each chunk, and with True where a signal ends the run.
+        ranks: The processes that train together.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class TransferModule(pl.LightningModule):
         point: ResumePoint | None,
         accumulation: int,
         save: Callable[[TransferModule, bool], None],
+        ranks: Ranks,
     ) -> None:
         super().__init__()
         self.cfg = cfg
@@ -78,11 +85,13 @@ class TransferModule(pl.LightningModule):
         self.audit: FreezeAudit | None = None
         self.predictions: Predictions | None = None
         self.ema: Ema | None = None
+        self.ranks = ranks
         self._save = save
         self._schedule = schedule(cfg.scheduler, phase.steps)
         self._outputs: list[tuple[Tensor, Tensor, Tensor]] = []
         self._loss: Tensor | None = None  # of the step in progress
-        self._losses: list[Tensor] = list(point.losses) if point else []  # since the last validation
+        self.losses = Losses(ranks, point.losses if point else None)  # since the last validation
+        self._signals = Signals(ranks)
         parts.model.begin(phase.phase)
         self._logits = parts.model.logits if cached is None else cached.logits
         backend = cfg.trainer.compile_backend  # compiled anew in each phase, which has gradients of its own
@@ -96,19 +105,20 @@ class TransferModule(pl.LightningModule):
     # Data: Lightning asks for a loader at the start of each of its epochs, which are our chunks.
 
     def train_dataloader(self) -> Iterable[Any]:
-        return self._fetching(self.data.train_batches(*self.chunks[self.trainer.current_epoch]))
+        return self.fetching(self.data.train_batches(*self.chunks[self.trainer.current_epoch]))
 
     def val_dataloader(self) -> Iterable[Any]:
-        return self._fetching(self.data.eval_loader("val"))
+        return self.fetching(self.data.eval_loader("val"))
 
-    def _fetching(self, batches: Batches) -> Batches:
+    def fetching(self, batches: Batches) -> Batches:
         """The same batches; a signal that comes while one is made, which may mean a whole split, ends the run there."""
 
         def start() -> Iterator[Batch]:
             coming = iter(batches)
             while True:
                 try:
-                    batch = next(coming)
+                    with interrupt.held(self.ranks.world_size > 1):  # the others wait for this batch
+                        batch = next(coming)
                 except StopIteration:
                     return
                 except Interrupted as error:
@@ -136,7 +146,7 @@ class TransferModule(pl.LightningModule):
         """What holds on to the model's tensors begins here, where they are on their device."""
         interrupt.take_back()  # Lightning's own would end the process at SIGTERM with exit code 0 and without a point
         self.audit = FreezeAudit(self.model, self.model.layout, self.phase.phase, self.torch_optimizer())
-        live = live_statistics(self.model, self.model.layout, self.phase.phase)
+        live = self._live()
         self._before_step, self._before_backward = (Statistics(self.model, live) for _ in range(2))
         self._smallest_part = 2 if live else 1
         self._begin_average()
@@ -185,19 +195,51 @@ class TransferModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> Tensor:
         """The loss of the batch; gradients of all parts but the last are added up on the way."""
-        seed_step(self.cfg.seed, self.step, self.device)
+        seed_step(self.cfg.seed, self.step, self.device, self.ranks.rank)
         self.torch_optimizer().zero_grad()
-        *earlier, last = split_batch(batch, self.accumulation, self._smallest_part)
         objective = self.parts.objective
-        whole = objective.total_weight(batch)
+        whole = self._whole_weight(batch)
+        batch = {name: value for name, value in batch.items() if name != "whole"}  # type: ignore[assignment]
+        *earlier, last = split_batch(batch, self.accumulation, self._smallest_part)
         total = torch.zeros((), device=self.device)
         for part in earlier:
             loss = objective.loss(self._compute, part) * (objective.total_weight(part) / whole)
             total += loss.detach()
-            self.trainer.strategy.backward(loss, None)  # scaled as the precision asks, as Lightning does the last
+            # Scaled as the precision asks, as Lightning does the last; DDP exchanges nothing before that one's
+            self.trainer.strategy.backward(loss, None)
         loss = objective.loss(self._compute, last) * (objective.total_weight(last) / whole)
         self._loss = total + loss.detach()
         return loss
+
+    def _whole_weight(self, batch: Batch) -> Tensor | float:
+        """What the loss of a part is divided by: the weight of the batch over all processes.
+
+        DDP takes the mean of the processes' gradients, where the sum is wanted: hence their number. Labels of the whole
+        batch are known everywhere, so that nobody has to ask. A part that another process has too does not count.
+        """
+        objective, ranks = self.parts.objective, self.ranks
+        if "whole" not in batch:
+            return objective.total_weight(batch)
+        labels = batch["whole"]
+        if not self.parts.data.share.counts(len(labels)):
+            return math.inf
+        # Where labels are mixed each image weighs the same, whatever its target
+        whole: Batch = {"label": labels, "index": labels}
+        if "target" in batch:
+            whole["target"] = batch["target"]
+        return objective.total_weight(whole) / ranks.world_size
+
+    def _live(self) -> set[str]:
+        return live_statistics(self.model, self.model.layout, self.phase.phase)
+
+    def _share_statistics(self) -> None:
+        """Each process normalises with statistics of its own part and keeps its own running ones; the first's count."""
+        if self.ranks.world_size == 1:
+            return
+        live, state = sorted(self._live()), self.model.state_dict()
+        self.ranks.take_first(state[name] for name in live if name in state)
+        if self.ema is not None:
+            self.ranks.take_first(self.ema.average[name] for name in live if name in self.ema.average)
 
     def on_before_backward(self, _loss: Tensor) -> None:
         """Gradient checkpointing computes the forward pass again in the backward pass."""
@@ -211,14 +253,15 @@ class TransferModule(pl.LightningModule):
     def on_train_batch_end(self, *_: Any) -> None:
         assert self.audit is not None
         assert self._loss is not None
-        self._losses.append(self._loss)
+        self.losses.add(self._loss)
         if self.ema is not None:
             self.ema.update(self.model, self.step - self.phase.first_step)
         self.audit.see_step(self.torch_optimizer())  # gradients are still there, clipped as they were used
         if self.audit.is_due(self.global_step, self.phase.end_step - self.chunks[0][0]):
             self._refuse_non_finite_losses()
             self.audit.check(f"after {self.global_step} steps of the phase")
-        self._end_if_asked()
+        if self._signals.due(self.step):
+            self._end_if_asked()
 
     def on_train_epoch_end(self) -> None:
         """Lightning calls this after the validation at the end of the chunk."""
@@ -228,6 +271,8 @@ class TransferModule(pl.LightningModule):
     def on_train_end(self) -> None:
         assert self.audit is not None
         self.audit.check_frozen("at the end of the phase")
+        self._share_statistics()
+        self.ranks.check_equal(undivided(self.model), f"after step {self.step}")
 
     def torch_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer inside Lightning's."""
@@ -241,10 +286,6 @@ class TransferModule(pl.LightningModule):
             return self.trainer.optimizers[0].state_dict()
         return self.point.optimizer if self.point else {}
 
-    def losses(self) -> Tensor:
-        """Losses of the steps since the last validation, ``(steps,)``, those before a resume included."""
-        return torch.stack([loss.to(self.device) for loss in self._losses]) if self._losses else torch.empty(0)
-
     def _begin_average(self) -> None:
         if self.cfg.trainer.ema_decay is not None and self.ema is None:
             self.ema = Ema(self.model, self.phase.changeable(self.model), self.cfg.trainer.ema_decay)
@@ -253,6 +294,7 @@ class TransferModule(pl.LightningModule):
 
     def end(self, signum: int) -> NoReturn:
         """Write a resume point, between two steps, and end the run for a signal."""
+        self._share_statistics()
         if self.ema is not None:
             self.ema.show(self.model, False)  # the weights that train are saved
         self._save(self, True)
@@ -260,13 +302,12 @@ class TransferModule(pl.LightningModule):
 
     def _end_if_asked(self) -> None:
         """Where a signal has asked for it, write a resume point and end the run."""
-        signum = interrupt.requested()
+        signum = self._signals.received(self.step)
         if signum is not None:
             self.end(signum)
 
     def _refuse_non_finite_losses(self) -> None:
-        """One transfer from the device a chunk, instead of one a step."""
-        losses = self.losses().cpu()
+        losses = self.losses.of_all()
         bad = first_non_finite(losses)
         if bad is not None:
             raise diverged(f"the loss is not finite at step {self.step - len(losses) + bad + 1}")
@@ -276,6 +317,7 @@ class TransferModule(pl.LightningModule):
     def on_validation_start(self) -> None:
         interrupt.take_back()
         self._begin_average()
+        self._share_statistics()
         if self.ema is not None:
             self.ema.show(self.model, True)
 
@@ -303,22 +345,26 @@ class TransferModule(pl.LightningModule):
     test_step = _collect
 
     def _gather(self) -> Predictions:
-        index, label, logits = (torch.cat(parts).cpu() for parts in zip(*self._outputs, strict=True))
+        index, label, logits = (self.ranks.gather_rows(torch.cat(parts)) for parts in zip(*self._outputs, strict=True))
         self._outputs.clear()
+        if self.ranks.world_size > 1:  # into the order of the split, which rises, each image once
+            first = torch.from_numpy(np.unique(index.numpy(), return_index=True)[1])
+            index, label, logits = index[first], label[first], logits[first]
         self.predictions = Predictions(index, label, logits)
         if not self.predictions.finite():
             raise diverged(f"outputs are not finite at step {self.step}")
         return self.predictions
 
     def on_validation_epoch_end(self) -> None:
-        if self._losses:
-            self._refuse_non_finite_losses()
-        train_loss = float(self.losses().mean()) if self._losses else None
-        self._losses.clear()
+        self._refuse_non_finite_losses()
+        losses = self.losses.of_all()
+        train_loss = float(losses.mean()) if len(losses) else None
+        self.losses.clear()
         lr = self.phase.last_lr(self.parts.lr, self._schedule, self.step) if train_loss is not None else None
         val = self._gather()
         weights = partial(self.phase.weights, self.model)
         self.history.enter(self.phase, self.step, val, weights, train_loss, time.perf_counter(), lr)
+        self.history.check_prospects(self.parts.phases[-1].end_step)
         if self.out_of_patience():
             logger.info("stopping  after step %d of %d: val got no better", self.step, self.phase.end_step)
             self.trainer.should_stop = True

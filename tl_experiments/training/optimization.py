@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tl_experiments.config.optimization import AdamW, OneCycle, Optimizer, Scheduler, Timm, WarmRestarts
 from tl_experiments.config.timm_names import check_optimizer_name
 from tl_experiments.errors import ConfigError, first_line
+from tl_experiments.training.sharding import share
 
 
 def build_optimizer(cfg: Optimizer, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -38,7 +40,18 @@ def build_optimizer(cfg: Optimizer, groups: list[dict[str, Any]]) -> torch.optim
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load ``state``, wherever it was taken: a run that goes on elsewhere is fused or not as the device asks."""
     own = {"fused": optimizer.defaults["fused"]} if "fused" in optimizer.defaults else {}
-    optimizer.load_state_dict({**state, "param_groups": [{**group, **own} for group in state["param_groups"]]})
+    groups = [{**group, **own} for group in state["param_groups"]]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    tensors = {
+        number: {key: _like(value, parameters[number]) for key, value in of_one.items()}
+        for number, of_one in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "param_groups": groups, "state": tensors})
+
+
+def _like(value: Any, parameter: Tensor) -> Any:
+    """What an optimizer keeps of a parameter is divided where that is; counts of steps are not."""
+    return share(value, parameter) if isinstance(value, Tensor) and value.shape == parameter.shape else value
 
 
 def check_optimizer(cfg: Optimizer) -> None:

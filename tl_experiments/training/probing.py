@@ -27,7 +27,7 @@ from tl_experiments.training.caching import Cached, open_activations
 from tl_experiments.training.checkpoint import write_checkpoint
 from tl_experiments.training.disk import check_space
 from tl_experiments.training.environment import choose_accelerator, choose_precision, device_name, device_of
-from tl_experiments.training.groups import SharedWork
+from tl_experiments.training.groups import SharedWork, unjudged
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.model import TransferModel
@@ -162,7 +162,7 @@ def _alone(
             yield probe.position, TrainingError("feature_cache", reason, "head=linear trains without kept features")
             continue
         try:
-            yield probe.position, run_alone(cfg, folder, shared, partial(progress, probe.position))
+            yield probe.position, run_alone(cfg, folder, shared, partial(progress, probe.position), unjudged)
         except UserError as error:
             yield probe.position, error
 
@@ -224,7 +224,7 @@ def _finish(
     folder, identity = history.folder, probe.identity
     history.restore_best(parts.model)
     metrics = write_results(folder, parts.data, history, outcome.tests)
-    write_checkpoint(folder, cfg, identity, parts)
+    write_checkpoint(folder, cfg, identity, parts, parts.model.state_dict())
     counts = {"images_decoded": 0, "images_encoded": 0, "cached_phases": [0], "together": len(group.probes), **work}
     trained = Trained(metrics, outcome.last_step, 1, counts, (*outcome.notes, *notes))
     record = make_record(cfg, identity, parts, history, trained, group.accelerator, group.precision, seconds)

@@ -36,7 +36,23 @@ def summary_lines(cfg: TrainConfig, parts: Parts, device: str, precision: str) -
             f"phase {phase.number}   {cfg.freeze_strategy.name}: trains {trained:,} ({trained / total:.1%}), "
             f"{_prefix(parts, phase)}, for {phase.steps} steps at {cfg.optimizer.rule} lr {span}"
         )
-    yield f"device    {device}, {precision}"
+    devices = cfg.trainer.world_size
+    yield f"device    {f'{devices} x ' if devices > 1 else ''}{device}, {precision}"
+    if line := batch_line(cfg):
+        yield f"batch     {line}"
+
+
+def batch_line(cfg: TrainConfig) -> str | None:
+    """The batch of a step and the rule of its learning rate, where several devices share them; None elsewhere."""
+    trainer = cfg.trainer
+    if trainer.name == "default":
+        return None
+    devices, scale, whole = trainer.world_size, trainer.scale, trainer.effective_batch_size
+    size = f"{scale} x {trainer.batch_size} = {whole}" if trainer.batch_scaling == "linear" else f"{whole}"
+    rate = f"{cfg.base_lr():.3g} as given"
+    if cfg.optimizer.lr is None:
+        rate = f"{scale} x {cfg.base_lr() / scale:.3g} (linear scaling)" if scale > 1 else f"{cfg.base_lr():.3g}"
+    return f"{size} images a step over {devices} device{'s' if devices > 1 else ''}; learning rate {rate}"
 
 
 def weights_line(weights: WeightsReport) -> str:

@@ -10,7 +10,7 @@ from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import UserError
 from tl_experiments.records import RunRecord
 from tl_experiments.training.ending import how_it_ended
-from tl_experiments.training.groups import SharedWork, group_key
+from tl_experiments.training.groups import Judge, SharedWork, group_key, unjudged
 from tl_experiments.training.probe import Progress
 from tl_experiments.training.probing import train_probes
 from tl_experiments.training.run import run
@@ -28,6 +28,7 @@ def run_together(
     ended: Ended,
     done: frozenset[int] = frozenset(),
     progress: Progress = unwatched,
+    judge: Judge = unjudged,
 ) -> None:
     """Train the jobs of one task.
 
@@ -39,6 +40,7 @@ def run_together(
         done: Positions that have ended in an earlier attempt: they take part where that fixes the others' last bits,
             and nothing is written or called for them.
         progress: ``progress(position, done, total)``, steps of the job's training; may be called at every step.
+        judge: Of a job that is trained alone; see ``run``.
 
     Raises:
         Exception: Whatever ends the whole task: the jobs that have not ended can be tried again in smaller tasks,
@@ -52,7 +54,7 @@ def run_together(
         return
     ((config, folder),) = jobs  # only heads on fixed features are trained together
     try:
-        run(config, folder, shared, lambda done, total: progress(0, done, total))
+        run(config, folder, shared, lambda done, total: progress(0, done, total), judge)
     except UserError as error:
         ended(0, *how_it_ended(error), time.perf_counter() - started)
     else:

@@ -1,0 +1,1 @@
+"""``tl tune``: each arm's settings searched with the same number of trials."""
