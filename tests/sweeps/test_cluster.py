@@ -9,7 +9,7 @@ import pytest
 from tests.sweeps import faulty
 from tests.sweeps.processes import Processes
 from tests.sweeps.test_sweep import faulty_job, job, metrics
-from tl_experiments.sweeps import executors
+from tl_experiments.sweeps import executors, slurm
 from tl_experiments.sweeps.sweep import run_sweep
 
 ON_A_CLUSTER = ("executor=slurm", "executor.cpus_per_task=1", "executor.poll_s=0.2")
@@ -19,6 +19,7 @@ ON_A_CLUSTER = ("executor=slurm", "executor.cpus_per_task=1", "executor.poll_s=0
 def cluster(monkeypatch):
     found = Processes()
     monkeypatch.setattr(executors, "_open", lambda executor: found)
+    monkeypatch.setattr(slurm, "check", lambda executor, trainers: None)  # there is none
     return found
 
 
