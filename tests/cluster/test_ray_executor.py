@@ -16,6 +16,7 @@ from tests.conftest import TINY
 
 pytestmark = pytest.mark.cluster
 
+LONG_S = 300.0  # four processes that import torch at once on two cores
 ENDLESS = [*TINY, "freeze_strategy=full", "dataset.shots=5", "trainer.max_epochs=9999", "trainer.resume_interval_s=0"]
 RAY = ["executor=ray", "executor.cpus_per_task=1", "executor.poll_s=0.5"]
 ASK = """
@@ -55,23 +56,24 @@ def worker(out, task):
 
 def test_a_task_that_is_killed_every_time_says_so(ray_cluster, tmp_path):
     process, out, log = start(ray_cluster, tmp_path, "seed=0", "executor.max_retries=1")
-    for turn in (1, 2):
-        until(lambda turn=turn: set(turns(out).values()) == {turn}, 90, process=process, log=log)
-        until(lambda: list((out / "x").glob("*/resume-*.pt")), 90, process=process, log=log)
-        (task,) = turns(out)
-        os.kill(worker(out, task), signal.SIGKILL)
+    until(lambda: list((out / "x").glob("*/resume-*.pt")), LONG_S, process=process, log=log)
+    (task,) = turns(out)
+    os.kill(worker(out, task), signal.SIGKILL)
+    until(lambda: "resuming" in (out / "x" / task / "job.log").read_text(), LONG_S, process=process, log=log)
+    os.kill(worker(out, task), signal.SIGKILL)
     assert process.wait(60) == 1, log.read_text()
-    assert causes(out) == {task: ("failed", "killed after 1 retry: out of memory? lower trainer.batch_size")}
-    assert "resuming" in (out / "x" / task / "job.log").read_text()
+    ((state, cause),) = causes(out).values()
+    assert (state, cause.split("?")[0]) == ("failed", "killed after 1 retry: out of memory")
+    assert turns(out) == {task: 2}
     assert "raylet" not in log.read_text()
 
 
 def test_ctrl_c_leaves_the_tasks_and_another_process_ends_them(ray_cluster, tmp_path):
     """64 of them, of which the two nodes take four at once."""
     process, out, log = start(ray_cluster, tmp_path, f"seed={','.join(map(str, range(64)))}")
-    until(lambda: len(training(out)) == 4, 120, process=process, log=log)
+    until(lambda: len(training(out)) == 4, LONG_S, process=process, log=log)
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130, log.read_text()
+    assert process.wait(60) == 130, log.read_text()
     assert "detached: 64 tasks go on at ray " in log.read_text()
     before, after = ask(ray_cluster, out)
     assert sorted(state for state, _ in before) == ["running"] * 4 + ["waiting"] * 60
@@ -96,7 +98,7 @@ def test_a_cluster_of_the_command_ends_with_it(new_folder, tmp_path, signum):
             [sys.executable, "-m", "tl_experiments", "train", "-m", *options],
             env={**OUTSIDE, "HOME": str(home)}, stdout=said, stderr=said, start_new_session=True,
         )  # fmt: skip
-    until(lambda: training(out), 120, process=process, log=log)
+    until(lambda: training(out), LONG_S, process=process, log=log)
     assert naming(new_folder)
     os.killpg(process.pid, signum) if signum == signal.SIGINT else process.kill()
     assert process.wait(60) == (130 if signum == signal.SIGINT else -9), log.read_text()
