@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 from tl_experiments.errors import SIGNALLED
@@ -34,6 +35,29 @@ class Interrupted(BaseException):
     def __str__(self) -> str:
         name = signal.Signals(self.signum).name
         return f"{name} {self.where}" if self.where else name
+
+
+class Detached(Interrupted):
+    """A signal ended a command whose tasks go on elsewhere.
+
+    Args:
+        signum: Of the signal.
+        tasks: How many go on.
+        cluster: Where.
+        folder: Of the sweep.
+    """
+
+    def __init__(self, signum: int, tasks: int, cluster: str, folder: Path) -> None:
+        super().__init__(signum)
+        self.args = signum, tasks, cluster, folder
+        count = "a task goes" if tasks == 1 else f"{tasks} tasks go"
+        self._message = (
+            f"{count} on at {cluster}: the same command again follows them, tl status {folder} shows them, "
+            f"tl cancel {folder} ends them"
+        )
+
+    def __str__(self) -> str:
+        return self._message
 
 
 @dataclass

@@ -84,6 +84,8 @@ class TrainCommand:
         from tl_experiments.tracking.process import check_installed, following
 
         start_logging()
+        if job.config.executor.name != "local":
+            return self.run_many([job], overrides)
         trackers = job.config.tracker.chosen()
         check_installed(trackers)
         folder = sweep_folder([job], overrides)

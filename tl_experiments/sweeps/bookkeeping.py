@@ -11,7 +11,7 @@ from tl_experiments.records import RECORD_FILE, RunRecord
 from tl_experiments.sweeps.costs import CostBook
 from tl_experiments.sweeps.display import Board
 from tl_experiments.sweeps.jobs import Job
-from tl_experiments.sweeps.ledger import Ledger
+from tl_experiments.sweeps.ledger import Ledger, Submitted
 from tl_experiments.sweeps.planner import Plan, learn
 from tl_experiments.sweeps.tasks import Task
 
@@ -30,6 +30,15 @@ class Bookkeeper:
         self._count = 0
         self._written = 0.0
         self.board = Board(self._n_jobs, self._name)
+
+    def submitted(self, tasks: Sequence[Task], cluster: str, handles: Sequence[str]) -> None:
+        for task, handle in zip(tasks, handles, strict=True):
+            jobs = [job.id for job in task.todo]
+            self._ledger.tasks[task.id] = Submitted(task.id, jobs, cluster, handle, task.log, time.time())
+            for job_id in jobs:
+                entry = self._ledger.jobs[job_id]
+                entry.state, entry.cause, entry.log = "submitted", None, task.log
+        self._write()
 
     def started(self, task: Task) -> None:
         self.board.started(task)
@@ -55,6 +64,7 @@ class Bookkeeper:
         )  # fmt: skip
 
     def _write(self) -> None:
+        self._ledger.forget_ended()
         self._ledger.write()
         self._written = time.perf_counter()
 
@@ -73,7 +83,7 @@ class Bookkeeper:
         for job in left:
             self._ledger.jobs[job.id].state = "pending"
         self._ledger.regroup([[job.id for job in part.jobs] for part in parts])
-        self._ledger.write()
+        self._write()
         logger.info(
             "%d jobs that were trained together died (%s), see %s: %d of them again, in %d tasks",
             len(task.jobs), cause, task.log, len(left), len(parts),

@@ -14,17 +14,20 @@ from tl_experiments.records import SWEEP_FILE, write_atomically
 
 SCHEMA_VERSION = 1
 
-State = Literal["pending", "running", "ok", "failed", "diverged", "oom", "skipped", "interrupted", "unchosen"]
+State = Literal[
+    "pending", "submitted", "running", "ok", "failed", "diverged", "oom", "skipped", "interrupted", "unchosen"
+]
 ENDED_BADLY = ("failed", "diverged", "oom")
 SETTLED = ("ok", "unchosen")
+AT_WORK = ("submitted", "running")
 
 
 @dataclass
 class Entry:
     """One job: its state and, where it did not end well, a one-line cause and the log to read.
 
-    ``skipped`` is a job that the command did not come to, ``interrupted`` one that it began, ``unchosen`` one of a
-    setting that val did not choose with the tuning seed.
+    ``submitted`` is a job that waits in a cluster's queue, ``skipped`` one that the command did not come to,
+    ``interrupted`` one that it began, ``unchosen`` one of a setting that val did not choose with the tuning seed.
     """
 
     id: str
@@ -36,13 +39,38 @@ class Entry:
 
 
 @dataclass
+class Submitted:
+    """A task that a cluster has, until the ledger knows how its jobs ended.
+
+    Args:
+        id: Of the task.
+        jobs: Ids of its jobs that were to run.
+        cluster: Which, as ``executors.cluster_of`` opens it.
+        handle: The cluster's name for it.
+        log: Where its output goes, from the sweep's folder.
+        since: Unix time at which it was submitted.
+    """
+
+    id: str
+    jobs: list[str]
+    cluster: str
+    handle: str
+    log: str
+    since: float
+
+
+@dataclass
 class Ledger:
-    """The jobs of a sweep, by id, and what fixes their last bits (``plan``). One process writes it."""
+    """The jobs of a sweep, by id, what fixes their last bits (``plan``), and what of them is on a cluster (``tasks``).
+
+    One process writes it.
+    """
 
     folder: Path
     commands: list[str] = field(default_factory=list)
     plan: dict[str, Any] = field(default_factory=dict)
     jobs: dict[str, Entry] = field(default_factory=dict)
+    tasks: dict[str, Submitted] = field(default_factory=dict)
 
     @classmethod
     def open(cls, folder: Path) -> Ledger:
@@ -59,7 +87,8 @@ class Ledger:
             if content["schema_version"] != SCHEMA_VERSION:
                 raise ValueError(f"schema version {content['schema_version']}, expected {SCHEMA_VERSION}")
             entries = {entry["id"]: Entry(**entry) for entry in content["jobs"]}
-            return cls(folder, content["commands"], content["plan"], entries)
+            tasks = {task["id"]: Submitted(**task) for task in content.get("tasks", [])}  # none in older files
+            return cls(folder, content["commands"], content["plan"], entries, tasks)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 str(path), f"cannot be read ({error})", "choose another name=, or move the folder away"
@@ -82,6 +111,18 @@ class Ledger:
         kept = [[job_id for job_id in group if job_id not in moved] for group in self.plan.get("groups", [])]
         self.plan["groups"] = [group for group in kept if group] + [list(group) for group in groups]
 
+    def on_a_cluster(self) -> set[str]:
+        """Ids of the jobs that a cluster has."""
+        return {job_id for task in self.tasks.values() for job_id in task.jobs}
+
+    def forget_ended(self) -> None:
+        """Take out the tasks of which no job waits or runs any more."""
+        self.tasks = {
+            task.id: task
+            for task in self.tasks.values()
+            if any(self.jobs[job_id].state in AT_WORK for job_id in task.jobs)
+        }
+
     def write(self) -> None:
         """Replace ``sweep.json`` atomically."""
         content = {
@@ -90,5 +131,6 @@ class Ledger:
             "commands": self.commands,
             "plan": self.plan,
             "jobs": [dataclasses.asdict(entry) for entry in self.jobs.values()],
+            "tasks": [dataclasses.asdict(task) for task in self.tasks.values()],
         }
         write_atomically(self.folder / SWEEP_FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

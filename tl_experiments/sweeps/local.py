@@ -8,15 +8,15 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from tl_experiments import interrupt
 from tl_experiments.config.executors import LocalExecutor
 from tl_experiments.config.trainers import TrainerConfig
-from tl_experiments.sweeps.jobs import Job
+from tl_experiments.sweeps.reports import Listener, Reports
 from tl_experiments.sweeps.tasks import Task
 from tl_experiments.sweeps.worker import work
 from tl_experiments.training.ending import OUT_OF_MEMORY_HINT
@@ -25,7 +25,6 @@ from tl_experiments.training.groups import group_key
 _PROBES = ["torch", "torchvision", "timm", "tl_experiments.training.run"]
 _ALONE = ["pytorch_lightning", "torchmetrics", "tl_experiments.training.alone"]
 _GRACE_S = 30.0  # for a resume point after a signal
-_NOT_IN_TIME = ("interrupted", "ended before it could write a resume point; run it again")
 _LOOK_UP_S = 0.2  # between two looks whether there was one
 _MOST_TASKS_ON_A_CPU = 4  # each holds a model and its data in memory
 
@@ -43,81 +42,22 @@ class Slots:
     threads: int
 
 
-class Listener(Protocol):
-    """What ``run_tasks`` tells of, as it happens."""
-
-    def started(self, task: Task) -> None:
-        """A process was started for it."""
-
-    def progressed(self, job: Job, done: int, total: int) -> None:
-        """Steps of its training."""
-
-    def ended(self, job: Job, state: str, cause: str | None, seconds: float) -> None:
-        """It has a state of the ledger, a one-line cause unless that is ``ok``, and its seconds."""
-
-    def finished(self, task: Task, seconds: float) -> None:
-        """Its process has ended and all of its jobs have."""
-
-    def split(self, task: Task, parts: Sequence[Task], cause: str) -> None:
-        """The task died of ``cause``; what had not ended is tried again in ``parts``."""
-
-
 @dataclass
 class _Running:
-    """A task's process, and what it has said of its jobs by now."""
+    """A task's process."""
 
-    task: Task
+    reports: Reports
     process: Any
     report: connection.Connection
     device: str | None
-    left: set[int]
-    started: float = field(default_factory=time.perf_counter)
-    last_word: tuple[str, str, bool] | None = None  # state, cause, whether it is final
 
     def listen(self, listener: Listener) -> None:
         """Take what has been reported."""
         try:
             while not self.report.closed and self.report.poll():
-                self._take(self.report.recv(), listener)
+                self.reports.take(self.report.recv(), listener)
         except (EOFError, OSError):  # all is said
             self.report.close()
-
-    def _take(self, message: tuple[Any, ...], listener: Listener) -> None:
-        match message:
-            case "ended", position, state, cause, seconds:
-                self.left.discard(position)
-                listener.ended(self.task.jobs[position], state, cause, seconds)
-            case "progress", position, done, total:
-                listener.progressed(self.task.jobs[position], done, total)
-            case "left", state, cause, final:
-                self.last_word = state, cause, final
-
-    def abandon(self, listener: Listener) -> None:
-        """Its process was asked to end and did: what had not ended is left to the next command.
-
-        A word that is not final, such as that memory ran out, is one on the whole task: smaller ones would have been
-        tried.
-        """
-        self.listen(listener)
-        for position in sorted(self.left):
-            state, cause = _NOT_IN_TIME if self.last_word is None or not self.last_word[2] else self.last_word[:2]
-            listener.ended(self.task.jobs[position], state, cause, time.perf_counter() - self.started)
-
-    def conclude(self, listener: Listener) -> list[Task]:
-        """What is to be done for the jobs that a process left behind that is no more: tasks to try them again in."""
-        self.process.join()
-        self.listen(listener)
-        if not self.left:
-            listener.finished(self.task, time.perf_counter() - self.started)
-            return []
-        state, cause, final = self.last_word or ("failed", _cause_of_death(self.process.exitcode), False)
-        if len(self.task.jobs) > 1 and not final:
-            parts = self.task.split(sorted(self.left))
-            listener.split(self.task, parts, cause)
-            return parts
-        for position in sorted(self.left):
-            listener.ended(self.task.jobs[position], state, cause, time.perf_counter() - self.started)
-        return []
 
 
 def slots(executor: LocalExecutor, trainer: TrainerConfig, n_tasks: int, threads: int | None = None) -> Slots:
@@ -198,7 +138,9 @@ def run_tasks(tasks: Sequence[Task], folder: Path, where: Slots, listener: Liste
                 _wait_for_news(running)
                 for one in _ended(running, listener):
                     free.append(one.device)
-                    waiting[:0] = one.conclude(listener)
+                    one.process.join()
+                    one.listen(listener)
+                    waiting[:0] = one.reports.conclude(listener, _cause_of_death(one.process.exitcode))
             if interrupt.requested() is not None:
                 _stop(running, listener)
         interrupt.check()
@@ -225,7 +167,8 @@ def _stop(running: list[_Running], listener: Listener) -> None:
     while running and time.monotonic() < deadline:
         _wait_for_news(running)
         for one in _ended(running, listener):
-            one.abandon(listener)
+            one.listen(listener)
+            one.reports.abandon(listener)
 
 
 def _start(context: Any, task: Task, folder: Path, device: str | None, threads: int) -> _Running:
@@ -234,7 +177,7 @@ def _start(context: Any, task: Task, folder: Path, device: str | None, threads: 
     process = context.Process(target=work, args=arguments, name=f"task {task.id}")
     process.start()
     sender.close()
-    return _Running(task, process, receiver, device, set(range(len(task.jobs))) - task.done)
+    return _Running(Reports(task), process, receiver, device)
 
 
 def _wait_for_news(running: Sequence[_Running]) -> None:

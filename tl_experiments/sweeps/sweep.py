@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tl_experiments.config.executors import LocalExecutor
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.errors import StorageError, UserError
 from tl_experiments.interrupt import Interrupted
@@ -18,9 +17,10 @@ from tl_experiments.records import STACKS_FOLDER, RunRecord, remove_resume_point
 from tl_experiments.sweeps.bookkeeping import Bookkeeper, finished_records, has_record
 from tl_experiments.sweeps.costs import CostBook
 from tl_experiments.sweeps.display import shown
+from tl_experiments.sweeps.executors import execute, places
 from tl_experiments.sweeps.jobs import Job
-from tl_experiments.sweeps.ledger import ENDED_BADLY, SETTLED, Entry, Ledger
-from tl_experiments.sweeps.local import Slots, run_tasks, slots
+from tl_experiments.sweeps.ledger import AT_WORK, ENDED_BADLY, SETTLED, Entry, Ledger
+from tl_experiments.sweeps.local import Slots
 from tl_experiments.sweeps.planner import (
     account,
     comparison,
@@ -112,7 +112,8 @@ def _run(jobs: Sequence[Job], wanted: Sequence[Job], ledger: Ledger, datasets: D
     started = time.perf_counter()
     keeper = Bookkeeper(ledger, plan, book, _common(jobs))
     with shown(keeper.board):
-        run_tasks(tasks, folder, where, keeper)
+        known = {task.id: task.handle for task in ledger.tasks.values()}
+        execute(tasks, folder, where, todo[0].config.executor, known, keeper)
     book.write()
     spent = account(plan, finished_records(todo, folder), time.perf_counter() - started)
     ledger.plan.setdefault("costs", []).append(spent)
@@ -145,7 +146,8 @@ def preview(jobs: Sequence[Job], folder: Path, choose: Choose | None = None) -> 
     tasks = _tasks(jobs, todo, ledger)
     where = _slots(tasks, ledger)
     book = _book(todo[0].config, where)
-    complete(book, unpriced(tasks, book), undecoded(tasks, book), where)
+    if jobs[0].config.executor.name == "local":  # this machine's prices are not a cluster's
+        complete(book, unpriced(tasks, book), undecoded(tasks, book), where)
     plan = make_plan(tasks, datasets, book, len(where.devices))
     text = f"{folder}: {_counts(wanted, todo, tasks)}, {_describe(where)}\n{table(plan)}"
     if later:
@@ -200,8 +202,12 @@ def _ledger(jobs: Sequence[Job], folder: Path, command: str) -> Iterator[Ledger]
 
 def _close(ledger: Ledger) -> None:
     """Write down how each job stands when the command ends."""
+    ledger.forget_ended()
+    elsewhere = ledger.on_a_cluster()
     for entry in ledger.jobs.values():
-        if entry.state == "running":
+        if entry.id in elsewhere:
+            continue
+        if entry.state in AT_WORK:
             entry.state, entry.cause = "interrupted", "the command ended before the job did; run it again"
         elif entry.state == "pending":
             entry.state, entry.cause = "skipped", "the command ended before its turn; run it again"
@@ -248,8 +254,7 @@ def _check_data(jobs: Sequence[Job], folder: Path) -> Datasets:
 
 def _slots(tasks: Sequence[Task], ledger: Ledger) -> Slots:
     config = tasks[0].jobs[0].config
-    assert isinstance(config.executor, LocalExecutor)
-    where = slots(config.executor, config.trainer, len(tasks), ledger.plan.get("threads_per_job"))
+    where = places(config.executor, config.trainer, len(tasks), ledger.plan.get("threads_per_job"))
     ledger.plan["threads_per_job"] = where.threads
     return where
 

@@ -43,7 +43,7 @@ def work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
     interrupt.install((signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2), at_once=True)
     os.environ.update(environment)
-    _write_output_to(folder / task.log)
+    write_output_to(folder / task.log, anew=True)
     _end_with_the_parent()
     run_task(task, folder, threads, report.send)
     report.close()
@@ -139,9 +139,11 @@ def start_logging() -> None:
     logger.propagate = False
 
 
-def _write_output_to(path: Path) -> None:
+def write_output_to(path: Path, *, anew: bool) -> None:
+    """Send all that this process prints to ``path``, after what is there or instead of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if anew else 0)
+    descriptor = os.open(path, flags, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

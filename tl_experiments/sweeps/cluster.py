@@ -1,0 +1,214 @@
+"""Tasks on a cluster: submitted, followed by their journals and by what the cluster says of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from tl_experiments import interrupt
+from tl_experiments.interrupt import Detached
+from tl_experiments.sweeps.bookkeeping import has_record
+from tl_experiments.sweeps.journal import JournalReader, journal_path
+from tl_experiments.sweeps.reports import Listener, Reports
+from tl_experiments.sweeps.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+_TICK_S = 0.2  # between two looks whether a signal came
+_RECORD_S = 90.0  # that another machine's record.json may take to show on a shared disk
+_LAST_LINES_S = 5.0  # that a journal's last lines may take after the cluster says that a task has ended
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a task stands with the cluster.
+
+    Args:
+        state: ``waiting`` in the queue, ``running``, or ``ended``, also where the cluster does not know it any more.
+        detail: In a few words: why it waits, where it runs, why it ended.
+        time_left_s: Until its limit; None where there is none.
+    """
+
+    state: Literal["waiting", "running", "ended"]
+    detail: str = ""
+    time_left_s: float | None = None
+
+
+class Cluster(Protocol):
+    """A place with a queue. Handles are its own names of tasks, as text that another process understands."""
+
+    @property
+    def name(self) -> str:
+        """As the ledger keeps it; ``executors.cluster_of`` opens it again from that."""
+
+    @property
+    def outlives(self) -> bool:
+        """Whether tasks go on when the command has ended."""
+
+    def submit(self, tasks: Sequence[Task], folder: Path, threads: int) -> list[str]:
+        """Hand over the tasks, in this order; returns their handles.
+
+        Raises:
+            UserError: The cluster refuses them.
+        """
+
+    def conditions(self, handles: Sequence[str]) -> Mapping[str, Condition]:
+        """How each stands; one call of the cluster for all. A cluster that does not answer leaves handles out."""
+
+    def cancel(self, handles: Sequence[str]) -> None:
+        """End them, or take them from the queue."""
+
+
+@dataclass
+class _Followed:
+    """A task that the cluster has."""
+
+    reports: Reports
+    handle: str
+    journal: JournalReader
+    held_back: list[dict[str, Any]] = field(default_factory=list)
+    held_since: float | None = None
+    begun: bool = False
+    over: bool = False
+    ended_at: float | None = None
+
+    def listen(self, folder: Path, listener: Listener) -> None:
+        """Take what the journal says; a good end only when its record can be read here."""
+        positions = {job.id: position for position, job in enumerate(self.reports.task.jobs)}
+        lines, self.held_back = self.held_back + self.journal.news(), []
+        for line in lines:
+            match line:
+                case {"event": "began"}:
+                    self.reports.last_word = None
+                    self.reports.started = time.perf_counter()
+                    self._begin(listener)
+                case {"event": "ended", "job": job, "state": state, "cause": cause, "seconds": seconds}:
+                    position = positions.get(job)
+                    if position is None:
+                        continue
+                    if state == "ok" and not self._visible(folder, position):
+                        self.held_back.append(line)
+                        continue
+                    self.reports.take(("ended", position, state, cause, seconds), listener)
+                case {"event": "progress", "job": job, "done": done, "total": total} if job in positions:
+                    self.reports.take(("progress", positions[job], done, total), listener)
+                case {"event": "left", "state": state, "cause": cause, "final": final}:
+                    self.reports.take(("left", state, cause, final), listener)
+                case {"event": "over"}:
+                    self.over = True
+        if not self.held_back:
+            self.held_since = None
+
+    def see(self, condition: Condition | None, listener: Listener) -> None:
+        """Take what the cluster says."""
+        if condition is None:
+            return
+        if condition.state == "running":
+            self._begin(listener)
+        if condition.state != "ended":
+            self.ended_at = None  # it was put back into the queue
+        elif self.ended_at is None:
+            self.ended_at = time.monotonic()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more is to be expected of it."""
+        if self.held_back:
+            return False
+        if self.over or not self.reports.left:
+            return True
+        return self.ended_at is not None and time.monotonic() - self.ended_at >= _LAST_LINES_S
+
+    def _visible(self, folder: Path, position: int) -> bool:
+        if has_record(folder, self.reports.task.jobs[position]):
+            return True
+        self.held_since = self.held_since or time.monotonic()
+        return time.monotonic() - self.held_since > _RECORD_S
+
+    def _begin(self, listener: Listener) -> None:
+        if not self.begun:
+            self.begun = True
+            listener.started(self.reports.task)
+
+
+def run_on_cluster(
+    tasks: Sequence[Task],
+    folder: Path,
+    threads: int,
+    cluster: Cluster,
+    known: Mapping[str, str],
+    poll_s: float,
+    listener: Listener,
+) -> None:
+    """Run ``tasks`` on ``cluster``. As with ``local.run_tasks``, a task of several that dies is tried again in halves.
+
+    Args:
+        tasks: In the order in which they are submitted.
+        folder: Of the sweep.
+        threads: CPU threads of a process.
+        cluster: That takes them.
+        known: Task id -> handle, of those that an earlier command submitted: they are followed, not submitted again.
+        poll_s: Seconds between two looks.
+        listener: Is told of everything.
+
+    Raises:
+        Detached: A signal asked the command to end, and the tasks go on.
+        Interrupted: Likewise, where the cluster ends with the command.
+        UserError: The cluster refuses the tasks.
+    """
+    with interrupt.postponed():
+        followed = [_follow(task, known[task.id], folder) for task in tasks if task.id in known]
+        followed += _submit([task for task in tasks if task.id not in known], folder, threads, cluster, listener)
+        try:
+            while followed and interrupt.requested() is None:
+                conditions = cluster.conditions([one.handle for one in followed])
+                parts: list[Task] = []
+                for one in list(followed):
+                    one.see(conditions.get(one.handle), listener)
+                    one.listen(folder, listener)
+                    if one.has_ended:
+                        followed.remove(one)
+                        condition = conditions.get(one.handle)
+                        death = (condition.detail if condition else "") or "ended before it was done"
+                        parts += one.reports.conclude(listener, death)
+                followed += _submit(parts, folder, threads, cluster, listener)
+                _rest(poll_s if followed else 0.0)
+        except BaseException:
+            if not cluster.outlives:
+                cluster.cancel([one.handle for one in followed])
+            raise
+        signum = interrupt.requested()
+        if signum is None or not followed:
+            interrupt.check()
+            return
+        if cluster.outlives:
+            raise Detached(signum, len(followed), cluster.name, folder)
+        cluster.cancel([one.handle for one in followed])
+        for one in followed:
+            one.listen(folder, listener)
+            one.reports.abandon(listener)
+        interrupt.check()
+
+
+def _submit(tasks: Sequence[Task], folder: Path, threads: int, cluster: Cluster, listener: Listener) -> list[_Followed]:
+    if not tasks:
+        return []
+    for task in tasks:
+        journal_path(folder, task.id).unlink(missing_ok=True)  # of an earlier submission
+    handles = cluster.submit(tasks, folder, threads)
+    listener.submitted(tasks, cluster.name, handles)
+    return [_follow(task, handle, folder) for task, handle in zip(tasks, handles, strict=True)]
+
+
+def _follow(task: Task, handle: str, folder: Path) -> _Followed:
+    return _Followed(Reports(task), handle, JournalReader(journal_path(folder, task.id)))
+
+
+def _rest(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while interrupt.requested() is None and (left := end - time.monotonic()) > 0:
+        time.sleep(min(_TICK_S, left))

@@ -1,0 +1,68 @@
+"""What happens inside a task's process on a cluster: it may be there a second time, after a kill or a time limit."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from tl_experiments import interrupt
+from tl_experiments.cache.locks import Held, holder, try_hold
+from tl_experiments.sweeps.bookkeeping import has_record
+from tl_experiments.sweeps.journal import CLUSTER_FOLDER, Journal, journal_path
+from tl_experiments.sweeps.tasks import Task
+from tl_experiments.sweeps.worker import run_task, write_output_to
+
+logger = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+_LOOK_S = 1.0  # between two looks whether a lock is free
+
+
+def work_remotely(task: Task, folder: Path, threads: int | None, where: str) -> int | None:
+    """Run ``task`` in this process; jobs of it that are done are left alone.
+
+    A node that the cluster lost may go on computing: whoever holds the task's lock runs it, a second process waits for
+    the first and then finds its records.
+
+    Args:
+        task: As it was submitted.
+        folder: Of the sweep.
+        threads: Of torch; None leaves them.
+        where: The cluster's name for this turn, for the journal.
+
+    Returns:
+        The signal that asked it to end, after the run has written its resume point; None where it came to its end.
+        ``interrupt`` keeps the signals.
+    """
+    interrupt.install(SIGNALS, at_once=True)
+    write_output_to(folder / task.log, anew=False)
+    journal = Journal(journal_path(folder, task.id), {position: job.id for position, job in enumerate(task.jobs)})
+    try:
+        with _lock(folder, task):
+            journal.began(where=where, host=platform.node())
+            done = frozenset(position for position, job in enumerate(task.jobs) if has_record(folder, job))
+            for position in sorted(done - task.done):  # of a turn that was cut before it could say so
+                journal.send(("ended", position, "ok", None, 0.0))
+            if len(task.done | done) < len(task.jobs):
+                run_task(replace(task, done=task.done | done), folder, threads, journal.send)
+            if interrupt.requested() is None:
+                journal.over()
+    except interrupt.Interrupted:  # while it waited
+        pass
+    return interrupt.requested()
+
+
+def _lock(folder: Path, task: Task) -> Held:
+    path = folder / CLUSTER_FOLDER / f"{task.id}.lock"
+    waits = False
+    while (held := try_hold(path)) is None:
+        if not waits:
+            by = holder(path)
+            logger.info("waiting for process %s of an earlier turn of this task", by.pid if by else "?")
+        waits = True
+        time.sleep(_LOOK_S)
+    return held
