@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO, cast
 
 from tl_experiments.errors import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, ConfigError, StorageError, UserError
-from tl_experiments.interrupt import Detached, Interrupted
+from tl_experiments.interrupt import Cancelled, Detached, Interrupted
 from tl_experiments.safe_text import plain
 
 HELP = """\
@@ -55,8 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         sys.stderr.write(f"error: {plain(str(error))}\n")
         code = error.exit_code
-    except Detached as error:
-        sys.stderr.write(f"detached: {plain(str(error))}\n")
+    except (Detached, Cancelled) as error:
+        sys.stderr.write(f"{type(error).__name__.lower()}: {plain(str(error))}\n")
         code = error.exit_code
     except Interrupted as error:
         there = "from there" if error.where else "with what is not done"

@@ -60,6 +60,24 @@ class Detached(Interrupted):
         return self._message
 
 
+class Cancelled(Interrupted):
+    """Another command ended the tasks of this one.
+
+    Args:
+        tasks: How many.
+        cluster: Where they were.
+    """
+
+    def __init__(self, tasks: int, cluster: str) -> None:
+        super().__init__(signal.SIGTERM)
+        self.args = tasks, cluster
+        count = "a task" if tasks == 1 else f"{tasks} tasks"
+        self._message = f"{count} on {cluster}, by tl cancel: the same command again runs what is not done"
+
+    def __str__(self) -> str:
+        return self._message
+
+
 @dataclass
 class _State:
     process: int = 0  # that installed the handlers: a loader forked from it leaves signals to it

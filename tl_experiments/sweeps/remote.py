@@ -12,7 +12,7 @@ from pathlib import Path
 from tl_experiments import interrupt
 from tl_experiments.cache.locks import Held, holder, try_hold
 from tl_experiments.sweeps.bookkeeping import has_record
-from tl_experiments.sweeps.journal import CLUSTER_FOLDER, Journal, journal_path
+from tl_experiments.sweeps.journal import Journal, journal_path, lock_path
 from tl_experiments.sweeps.tasks import Task
 from tl_experiments.sweeps.worker import run_task, write_output_to
 
@@ -57,7 +57,7 @@ def work_remotely(task: Task, folder: Path, threads: int | None, where: str) -> 
 
 
 def _lock(folder: Path, task: Task) -> Held:
-    path = folder / CLUSTER_FOLDER / f"{task.id}.lock"
+    path = lock_path(folder, task.id)
     waits = False
     while (held := try_hold(path)) is None:
         if not waits:
