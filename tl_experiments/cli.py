@@ -24,6 +24,9 @@ tl: transfer learning experiments from the command line
   tl pretrain ...   train a source model; its folder is then a backbone.weights
   tl lr ...         find learning rates: a range test of each strategy, with a plot
   tl compare DIR    the table and the verdict of finished sweeps
+  tl status DIR     how the jobs of a sweep stand, on this machine or on a cluster
+  tl logs DIR [JOB] what jobs have said; without JOB, the end of what the failed ones said
+  tl cancel DIR     end what runs of a sweep; the same command goes on with it later
   tl predict ...    the classes of new images, by a run or by the run that val chose
   tl evaluate ...   a run's metrics on another dataset
   tl export ...     a run's model for other programs: safetensors, torch.export, ONNX
@@ -189,6 +192,9 @@ _MODULES = {
     "evaluate": "evaluating",
     "export": "exporting",
     "sync": "syncing",
+    "status": "status",
+    "logs": "logs",
+    "cancel": "cancelling",
 }
 VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "train": _train,

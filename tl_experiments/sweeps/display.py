@@ -94,7 +94,7 @@ class Board:
         waiting = self._n_jobs - ended - running - len(self._queued)
         if waiting or not self._has_queue:
             counts.append(f"{waiting} waiting")
-        counts.append(clock(self._now() - self._begun))
+        counts.append(_clock(self._now() - self._begun))
         if len(self._running) > _LINES:
             counts.insert(0, f"and {len(self._running) - _LINES} more tasks")
         return ", ".join(counts)
@@ -109,10 +109,10 @@ class Board:
         if len(shown.left) > 1:
             name += f" and {len(shown.left) - 1} more"
         if shown.job is None or not shown.total:
-            return name, "", clock(self._now() - shown.started)
+            return name, "", _clock(self._now() - shown.started)
         since, first = shown.job_started.get(job.id, (self._now(), shown.done))
         spent, steps = self._now() - since, shown.done - first
-        left = f"{clock(spent * (shown.total - shown.done) / steps)} left" if steps > 0 and spent else ""
+        left = f"{_clock(spent * (shown.total - shown.done) / steps)} left" if steps > 0 and spent else ""
         return name, f"step {shown.done} of {shown.total}", left
 
 
@@ -144,7 +144,7 @@ def _table(rows: Sequence[tuple[str, str, str]], caption: str) -> Table:
     return table
 
 
-def clock(seconds: float) -> str:
+def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
