@@ -50,10 +50,10 @@ class Detached(Interrupted):
     def __init__(self, signum: int, tasks: int, cluster: str, folder: Path) -> None:
         super().__init__(signum)
         self.args = signum, tasks, cluster, folder
-        count = "a task goes" if tasks == 1 else f"{tasks} tasks go"
+        count, them = ("a task goes", "it") if tasks == 1 else (f"{tasks} tasks go", "them")
         self._message = (
-            f"{count} on at {cluster}: the same command again follows them, tl status {folder} shows them, "
-            f"tl cancel {folder} ends them"
+            f"{count} on at {cluster}: the same command again follows {them}, tl status {folder} shows {them}, "
+            f"tl cancel {folder} ends {them}"
         )
 
     def __str__(self) -> str:

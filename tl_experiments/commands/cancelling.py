@@ -14,11 +14,11 @@ _ABOUT = """\
 end what runs of a sweep, on this machine or on a cluster; nothing that is done is lost
 
   tl cancel outputs/digits_5_shots
-  tl cancel outputs/digits_5_shots --jobs seed=0 3f2a     on a cluster: tasks with these jobs, by override or start of id
+  tl cancel outputs/digits_5_shots --jobs seed=0 3f2a     on a cluster: tasks with these jobs, by override or id
   tl cancel outputs/digits_5_shots --forget               of a cluster that is gone for good: enter them as ended
 
-Jobs write a resume point and are entered as interrupted; the same command again goes on with them. Jobs that are trained
-together are one task, which ends as a whole.
+Jobs write a resume point and are entered as interrupted; the same command again goes on with them. Jobs that are
+trained together are one task, which ends as a whole.
 """
 
 

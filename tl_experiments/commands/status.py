@@ -99,13 +99,12 @@ def _summary(found: Survey) -> list[str]:
 
 def _alike(rows: Sequence[Row]) -> list[list[Row]]:
     """Jobs of one task that stand alike."""
-    groups: dict[tuple[str | None, ...], list[Row]] = {}
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         ended = row.state not in ("running", "submitted")
-        alone = row.entry.id if ended and not row.now.detail else None
-        groups.setdefault(
-            (row.entry.log or row.entry.id, row.state, row.now.detail if ended else "", alone), []
-        ).append(row)
+        alone = row.entry.id if ended and not row.now.detail else ""
+        key = (row.entry.log or row.entry.id, row.state, row.now.detail if ended else "", alone)
+        groups.setdefault(key, []).append(row)
     return list(groups.values())
 
 

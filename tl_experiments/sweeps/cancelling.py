@@ -20,6 +20,7 @@ from tl_experiments.sweeps.lock import (
     running_here,
     runs_here,
 )
+from tl_experiments.sweeps.standing import CANCELLED, standing
 from tl_experiments.sweeps.survey import fitting, open_sweep
 
 _ANSWER_S = 90.0  # that a command may take to look whether it was asked, between two questions to its cluster
@@ -47,7 +48,7 @@ def cancel(folder: Path, which: Sequence[str], *, forget: bool) -> str:
     if by is not None and ledger.tasks:
         concerned = [task for task in ledger.tasks.values() if chosen is None or not chosen.isdisjoint(task.jobs)]
         if not concerned:
-            return f"none of these jobs is on a cluster: {folder}"
+            return f"none of these jobs runs: {folder}"
         if _asked(folder, by, chosen):
             return f"cancelled {_counted(concerned)}; {_again(folder)}"
     elif by is not None:
@@ -55,6 +56,8 @@ def cancel(folder: Path, which: Sequence[str], *, forget: bool) -> str:
             fix = "tl cancel without --jobs ends the command; the same command goes on with what is not done"
             raise UserError("--jobs", "this sweep runs as processes of one command, which end together", fix)
         _end(folder, by)
+        if not Ledger.open(folder).tasks:  # it had not submitted anything yet
+            return f"ended process {by.pid}; {_again(folder)}"
     return _cancel_tasks(folder, which, forget)
 
 
@@ -87,10 +90,8 @@ def _cancel_tasks(folder: Path, which: Sequence[str], forget: bool) -> str:
         ledger = open_sweep(folder)
         chosen = _chosen(ledger, which)
         tasks = [task for task in ledger.tasks.values() if chosen is None or not chosen.isdisjoint(task.jobs)]
-        stopped = [one for one in ledger.jobs.values() if one.state == "interrupted"]
         if not tasks:
-            ended = f"; {len(stopped)} of its jobs are interrupted" if stopped else ""
-            return f"nothing runs{ended}: {folder}"
+            return f"nothing runs: {folder}" if chosen is None else f"none of these jobs runs: {folder}"
         failures = _cancel_at_clusters(ledger, tasks, forget)
         ledger.write()
     if failures:
@@ -111,9 +112,8 @@ def _cancel_at_clusters(ledger: Ledger, tasks: Sequence[Submitted], forget: bool
                 cluster_of(name).cancel(handles)
         except UserError as error:
             fix = f"tl cancel where {name} can be reached, or tl cancel --forget if its tasks are gone for good"
-            failures.append(
-                TrainingError(str(ledger.folder), f"{len(there)} tasks on {error.thing}: {error.what}", fix)
-            )
+            what = f"{_counted(there)} on {error.thing}: {error.what}"
+            failures.append(TrainingError(str(ledger.folder), what, fix))
             continue
         for task in there:
             _enter(ledger, task)
@@ -121,16 +121,13 @@ def _cancel_at_clusters(ledger: Ledger, tasks: Sequence[Submitted], forget: bool
 
 
 def _enter(ledger: Ledger, task: Submitted) -> None:
-    from tl_experiments.sweeps.reports import CANCELLED
-    from tl_experiments.sweeps.standing import standing
-
     found = standing(ledger.folder, task, None, followed=False).jobs
     for job in task.jobs:
         entry = ledger.jobs[job]
         if found[job].state not in AT_WORK:
             entry.state, entry.cause, entry.seconds = found[job].state, found[job].detail or None, found[job].seconds
         elif entry.state in AT_WORK:
-            entry.state, entry.cause = CANCELLED
+            entry.state, entry.cause = "interrupted", CANCELLED
     del ledger.tasks[task.id]
 
 

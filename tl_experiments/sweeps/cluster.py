@@ -22,7 +22,7 @@ from tl_experiments.sweeps.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-_TICK_S = 0.2  # between two looks whether a signal came
+_TICK_S = 0.2  # between two looks whether a signal or a request came
 _RECORD_S = 90.0  # that another machine's record.json may take to show on a shared disk
 _LAST_LINES_S = 5.0  # that a journal's last lines may take after the cluster says that a task has ended
 
@@ -197,19 +197,19 @@ def run_on_cluster(
                         parts += one.conclude(condition, listener)
                         followed.remove(one)
                 followed += _submit(parts, folder, threads, cluster, listener)
-                _rest(poll_s if followed else 0.0)
+                _rest(poll_s if followed else 0.0, folder)
             _end_what_is_left(followed, cluster, folder, listener)
         except (Detached, Cancelled):
             raise
         except BaseException as error:
-            if not cluster.outlives:
+            if not cluster.outlives and followed:
                 cluster.cancel([one.handle for one in followed])
-            elif isinstance(error, Interrupted):  # a second signal, wherever it came
+            if cluster.outlives and isinstance(error, Interrupted):  # a second signal, wherever it came
                 raise Detached(error.signum, len(followed), cluster.name, folder) from None
             raise
 
 
-def _end_what_is_left(followed: Sequence[_Followed], cluster: Cluster, folder: Path, listener: Listener) -> None:
+def _end_what_is_left(followed: list[_Followed], cluster: Cluster, folder: Path, listener: Listener) -> None:
     """After a signal."""
     signum = interrupt.requested()
     if signum is not None and followed and cluster.outlives:
@@ -219,6 +219,7 @@ def _end_what_is_left(followed: Sequence[_Followed], cluster: Cluster, folder: P
     for one in followed:
         one.listen(listener)
         one.reports.abandon(listener)
+    followed.clear()
     interrupt.check()
 
 
@@ -258,7 +259,8 @@ def _follow(task: Task, handle: str, folder: Path) -> _Followed:
     return _Followed(Reports(task), handle, folder, JournalReader(journal_path(folder, task.id)))
 
 
-def _rest(seconds: float) -> None:
+def _rest(seconds: float, folder: Path) -> None:
+    """Unless something is asked of this command."""
     end = time.monotonic() + seconds
-    while interrupt.requested() is None and (left := end - time.monotonic()) > 0:
+    while interrupt.requested() is None and (left := end - time.monotonic()) > 0 and not asked_to_cancel(folder):
         time.sleep(min(_TICK_S, left))

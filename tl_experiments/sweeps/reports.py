@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tl_experiments.sweeps.jobs import Job
+from tl_experiments.sweeps.standing import CANCELLED
 from tl_experiments.sweeps.tasks import Task
 
-CANCELLED = ("interrupted", "cancelled; run it again")
 _NOT_IN_TIME = ("interrupted", "ended before it could write a resume point; run it again")
 
 
@@ -77,7 +77,7 @@ class Reports:
 
     def cancel(self, listener: Listener) -> None:
         """It was ended on request: what had not ended is left to the next command."""
-        self._end(listener, *CANCELLED)
+        self._end(listener, "interrupted", CANCELLED)
 
     def abandon(self, listener: Listener) -> None:
         """It was asked to end and did: what had not ended is left to the next command.

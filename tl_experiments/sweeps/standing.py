@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DIED = "ended before it was done"  # where nobody knows why
 NO_RECORD = "it ended well, but its record.json does not show here; run it again"
+CANCELLED = "cancelled; run it again"
 WITH_THE_COMMAND = "the command ended before the job did; run it again"
 
 
