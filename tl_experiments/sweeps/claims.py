@@ -27,15 +27,14 @@ def settle(ledger: Ledger, tasks: Sequence[Task], cluster: Cluster | None) -> bo
     Raises:
         UserError: One of them has not ended, or nobody can say.
     """
-    followed = known(ledger, tasks, cluster)
     wanted = {job.id for task in tasks for job in task.todo}
-    formed = {task.id for task in tasks}
+    # one without a handle, which its command was killed while it submitted it, is submitted again
+    ours = {task.id for task in tasks} if cluster is not None else set()
     others = [
         task
         for task in ledger.tasks.values()
         if not wanted.isdisjoint(task.jobs)
-        and task.id not in followed
-        and (task.handle or task.id not in formed)  # who was killed while it submitted it submits it again
+        and not (task.id in ours and task.outlives and cluster is not None and task.cluster == cluster.name)
     ]
     found, silent = ask(others, cluster)
     standings = {task.id: standing(ledger.folder, task, found.get(task.id), followed=False) for task in others}
