@@ -50,13 +50,13 @@ class Processes:
             ]
             for process in turns:
                 process.start()
+                multiprocessing.process._children.discard(process)  # else Python would wait for it when it ends
             found.append(" ".join(str(process.pid) for process in turns))
         if os.environ.get(KILLED_WHILE_SUBMITTING):
             os.kill(os.getpid(), signal.SIGKILL)
         return found
 
     def conditions(self, handles):
-        multiprocessing.active_children()  # waits for those that have ended
         return {
             handle: Condition("running") if any(map(is_alive, handle.split())) else Condition("ended", "gone")
             for handle in handles
