@@ -61,7 +61,10 @@ def _overview(folder: Path, entries: Sequence[Entry], lines: int) -> str:
     from tl_experiments.sweeps.survey import common, name_of
 
     shared = common(entries)
-    logs = {entry.log: entry for entry in entries if entry.log and (folder / entry.log).is_file()}
+    logs: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.log and (folder / entry.log).is_file():
+            logs.setdefault(entry.log, entry)
     failed = {log: entry for log, entry in logs.items() if entry.state in _FAILED}
     if not failed:
         listed = [f"{plain(str(folder / log))}  {plain(name_of(entry, shared))}" for log, entry in logs.items()]
@@ -80,7 +83,10 @@ def _log_of(folder: Path, fit: Sequence[Entry], which: str) -> Path:
 
     if not fit:
         raise UserError(which, f"no job of {folder} fits", f"tl status {folder} --all shows them")
-    logs = {entry.log: entry for entry in fit if entry.log}
+    logs: dict[str, Entry] = {}
+    for entry in fit:
+        if entry.log:
+            logs.setdefault(entry.log, entry)
     if not logs:
         states = ", ".join(sorted({entry.state for entry in fit}))
         raise UserError(which, f"no log, expected one of a job that has begun, not {states}", f"tl status {folder}")
@@ -116,7 +122,7 @@ def _last(path: Path, n: int) -> list[str]:
     """The last ``n`` lines of a file."""
     with path.open("rb") as stream:
         stream.seek(_start_of_last(stream, n))
-        return [_shown(line) for line in stream.read().splitlines()]
+        return [_shown(line) for line in stream.read().removesuffix(b"\n").split(b"\n")]
 
 
 def _start_of_last(stream: BinaryIO, n: int) -> int:
@@ -127,8 +133,9 @@ def _start_of_last(stream: BinaryIO, n: int) -> int:
         size = min(_CHUNK_BYTES, end - len(content))
         stream.seek(end - len(content) - size)
         content = stream.read(size) + content
-    kept = b"".join(content.splitlines(keepends=True)[-n:])
-    return end - len(kept)
+    lines = content.removesuffix(b"\n").split(b"\n")
+    before = b"\n".join([*lines[:-n], b""])
+    return end - len(content) + len(before)
 
 
 def _shown(line: bytes) -> str:
