@@ -29,13 +29,13 @@ def lock_path(folder: Path, task_id: str) -> Path:
 class Journal:
     """Writes lines: ``began``, then the messages of ``worker.run_task``, then ``over``. One process writes it.
 
-    Jobs are named by their ids, so that a line means the same whatever task reads it. Every line has its time and its
-    turn. A turn that was cut leaves a part of a line at most; the next one begins on a line of its own.
+    Jobs are named by their ids, so that a line means the same whatever task reads it. Every line has its time and,
+    once a turn began, its turn. One that was cut leaves a part of a line at most; the next begins on its own.
     """
 
     def __init__(self, path: Path, job_ids: Mapping[int, str]) -> None:
         self._path, self._ids = path, job_ids
-        self._turn = secrets.token_hex(4)
+        self._turn: str | None = None
         self._next_progress = 0.0
 
     def began(self, **about: Any) -> None:
@@ -43,6 +43,7 @@ class Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
             append_line(self._path, "")
+        self._turn = secrets.token_hex(4)
         self._write({"event": "began", "pid": os.getpid(), **about})
 
     def send(self, message: tuple[Any, ...]) -> None:
@@ -92,7 +93,7 @@ class JournalReader:
     def _is_ours(self, line: dict[str, Any]) -> bool:
         if line["event"] == "began":
             self._turns.add(line.get("turn"))
-        return line.get("turn") in self._turns
+        return line.get("turn") is None or line["turn"] in self._turns
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
