@@ -72,6 +72,7 @@ def out_of_memory(journal, folder):
         (SUBMITTED, None, None, False, ["submitted", "submitted"], ""),
         (SUBMITTED, None, GONE, True, ["interrupted", "interrupted"], "gone; run it again"),  # halves were tried next
         (ALONE, None, GONE, True, ["failed"], "gone"),
+        (ALONE, None, Condition("ended", "lost", outside=True), True, ["interrupted"], "lost; run it again"),
         (ALONE, None, Condition("ended"), True, ["failed"], "ended before it was done"),
         (SUBMITTED, nothing, RUNNING, False, ["running", "running"], "node"),
         (SUBMITTED, nothing, None, False, ["running", "running"], "node, but its process shows no sign of life"),

@@ -14,7 +14,7 @@ from tl_experiments.cache.locks import try_hold
 from tl_experiments.errors import UserError
 from tl_experiments.interrupt import Cancelled, Detached
 from tl_experiments.sweeps import cluster as clusters
-from tl_experiments.sweeps.cluster import run_on_cluster
+from tl_experiments.sweeps.cluster import Condition, run_on_cluster
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.journal import JournalReader, journal_path, lock_path
 from tl_experiments.sweeps.lock import ask_to_cancel, running_here, runs_here
@@ -119,6 +119,13 @@ def test_a_job_that_dies_alone_has_failed_and_one_with_a_record_has_not(tmp_path
 
     seen = follow(Scripted(tmp_path, die), [Task((jobs[0],)), Task((jobs[1],))])
     assert seen.ends == {"a": ("failed", "gone"), "b": ("ok", None)}
+
+
+def test_what_was_ended_from_outside_is_left_to_the_next_command(tmp_path, jobs):
+    """Nor is a task of several tried again in halves."""
+    says = say("0", Condition("ended", "cancelled by somebody", outside=True))
+    seen = follow(Scripted(tmp_path, says), [Task(tuple(jobs[:2]))])
+    assert set(seen.ends.values()) == {("interrupted", "cancelled by somebody; run it again")}
 
 
 def test_a_node_that_the_cluster_lost_may_go_on_computing(tmp_path, jobs):

@@ -35,11 +35,14 @@ class Condition:
         state: ``waiting`` in the queue, ``running``, or ``ended``, also where the cluster does not know it any more.
         detail: In a few words: why it waits, where it runs, why it ended.
         time_left_s: Until its limit; None where there is none.
+        outside: It was ended from outside, by a person or a lost machine: no job of it is to blame, and all of them are
+            left to the next command.
     """
 
     state: Literal["waiting", "running", "ended"]
     detail: str = ""
     time_left_s: float | None = None
+    outside: bool = False
 
 
 class Cluster(Protocol):
@@ -128,7 +131,10 @@ class _Followed:
         for position in sorted(self.reports.left):
             if has_record(self.folder, self.reports.task.jobs[position]):
                 self.reports.take(("ended", position, "ok", None, 0.0), listener)
-        return self.reports.conclude(listener, (condition.detail if condition else "") or DIED)
+        death = (condition.detail if condition else "") or DIED
+        if condition is not None and condition.outside and self.reports.last_word is None:
+            self.reports.last_word = "interrupted", f"{death}; run it again", True
+        return self.reports.conclude(listener, death)
 
     def _position(self, job: Any) -> int | None:
         ids = [one.id for one in self.reports.task.jobs]
@@ -218,6 +224,8 @@ def _end_what_is_left(followed: list[_Followed], cluster: Cluster, folder: Path,
         cluster.cancel([one.handle for one in followed])
     for one in followed:
         one.listen(listener)
+        if not one.begun:
+            one.reports.last_word = "skipped", "the command ended before its turn; run it again", True
         one.reports.abandon(listener)
     followed.clear()
     interrupt.check()

@@ -130,7 +130,8 @@ def _end(folder: Path, task: Submitted, job: str, told: _Told, condition: Condit
     if told.last_word is None and not task.outlives:
         return Standing("interrupted", WITH_THE_COMMAND)
     state, cause, final = told.last_word or ("failed", (condition.detail if condition else "") or DIED, False)
-    if not final and task.id != job:  # of several
+    outside = told.last_word is None and condition is not None and condition.outside
+    if outside or (not final and task.id != job):  # of several
         return Standing("interrupted", f"{cause}; run it again")
     return Standing(state, cause)
 
