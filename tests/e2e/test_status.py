@@ -14,6 +14,7 @@ import time
 import pytest
 
 from tests.conftest import TINY
+from tests.sweeps.processes import put_in_place
 from tests.sweeps.scripted import RUNNING, WAITING, Scripted, record, turn
 from tl_experiments.errors import UserError
 from tl_experiments.sweeps import claims, executors
@@ -53,8 +54,7 @@ def sweep(tmp_path, tiny):
 def cluster(sweep, monkeypatch):
     found = Scripted(sweep, *[lambda _: None] * 9)
     found.says = {"7": RUNNING, "8": WAITING}
-    for module in (claims, executors):
-        monkeypatch.setattr(module, "cluster_of", lambda name: found)
+    put_in_place(found, monkeypatch.setattr)
     return found
 
 

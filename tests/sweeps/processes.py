@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from tl_experiments.sweeps import executors
+from tl_experiments.sweeps import claims, executors, sweep
 from tl_experiments.sweeps.cluster import Condition
 from tl_experiments.sweeps.local import server
 from tl_experiments.sweeps.remote import work_remotely
@@ -76,10 +76,18 @@ def is_alive(pid):
         return False
 
 
+def put_in_place(cluster, patch=setattr):
+    """Let ``executor=slurm`` mean ``cluster``; with ``monkeypatch.setattr`` as ``patch`` for a test alone."""
+    patch(executors, "_open", lambda executor: cluster)
+    for module in (executors, claims):
+        patch(module, "cluster_of", lambda name: cluster)
+    if hasattr(sweep, "check_executor"):  # which would ask SLURM
+        patch(sweep, "check_executor", lambda jobs: None)
+
+
 if __name__ == "__main__":
     from tests.sweeps import processes  # not __main__, which a process of a task could not import
     from tl_experiments.cli import main
 
-    executors._open = lambda executor: processes.Processes()
-    executors.cluster_of = lambda name: processes.Processes()
+    put_in_place(processes.Processes())
     main(sys.argv[1:])

@@ -8,13 +8,13 @@ import signal
 
 import pytest
 
+from tests.sweeps.processes import put_in_place
 from tests.sweeps.scripted import GONE, RUNNING, WAITING, Scripted, record, turn
 from tests.sweeps.test_sweep import job
 from tl_experiments import interrupt
 from tl_experiments.cache.locks import try_hold
 from tl_experiments.errors import UserError
 from tl_experiments.interrupt import Detached
-from tl_experiments.sweeps import claims, executors
 from tl_experiments.sweeps.cluster import Condition
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.journal import journal_path, lock_path
@@ -137,8 +137,7 @@ def cluster(tmp_path, monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
 
     found = Scripted(tmp_path / "sweep", *[interrupted] * 9)
-    monkeypatch.setattr(executors, "_open", lambda executor: found)
-    monkeypatch.setattr(claims, "cluster_of", lambda name: found)
+    put_in_place(found, monkeypatch.setattr)
     return found
 
 

@@ -7,16 +7,15 @@ import json
 import pytest
 
 from tests.sweeps import faulty
-from tests.sweeps.processes import ON_PROCESSES, Processes
+from tests.sweeps.processes import ON_PROCESSES, Processes, put_in_place
 from tests.sweeps.test_sweep import faulty_job, job, metrics
-from tl_experiments.sweeps import executors
 from tl_experiments.sweeps.sweep import run_sweep
 
 
 @pytest.fixture
 def cluster(monkeypatch):
     found = Processes()
-    monkeypatch.setattr(executors, "_open", lambda executor: found)
+    put_in_place(found, monkeypatch.setattr)
     return found
 
 

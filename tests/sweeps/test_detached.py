@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY
-from tests.sweeps.processes import KILLED_WHILE_SUBMITTING, ON_PROCESSES, Processes, is_alive
+from tests.sweeps.processes import KILLED_WHILE_SUBMITTING, ON_PROCESSES, Processes, is_alive, put_in_place
 from tests.sweeps.test_sweep import job, metrics
-from tl_experiments.sweeps import executors
 from tl_experiments.sweeps.ledger import Ledger
 from tl_experiments.sweeps.sweep import run_sweep
 
@@ -151,7 +150,7 @@ def test_a_command_that_is_killed_while_it_submits_doubles_nothing(out):
 
 def test_two_turns_of_a_task_compute_it_once(tiny, tmp_path, monkeypatch):
     """As after a node was lost and found again."""
-    monkeypatch.setattr(executors, "_open", lambda executor: Processes(turns=2))
+    put_in_place(Processes(turns=2), monkeypatch.setattr)
     options = ("freeze_strategy=full", "trainer.max_epochs=20")
     there = [job(tiny(*options, *ON_PROCESSES))]
     outcome = run_sweep(there, tmp_path / "there", "there")
