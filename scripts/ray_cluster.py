@@ -62,6 +62,7 @@ def launch(folder: Path, node: str) -> None:
         where = ["--head", f"--port={port}", f"--ray-client-server-port={client}", f"--temp-dir={folder}"]
         where += ["--include-dashboard=false"]
     own = {"RAY_USAGE_STATS_ENABLED": "0", MARK: str(folder), NODE: node}
+    own["RAY_worker_niceness"] = "0"  # Ray's own 15 starves workers on a machine that does something else as well
     # Ray's processes change their titles; this keeps the environment in front of which the title stands
     own["SPT_NOENV"] = "1"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}

@@ -14,7 +14,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO, cast
 
 from tl_experiments.errors import BAD_INPUT, INTERRUPTED, OK, SOME_FAILED, ConfigError, StorageError, UserError
-from tl_experiments.interrupt import Detached, Interrupted
+from tl_experiments.interrupt import Cancelled, Detached, Interrupted
 from tl_experiments.safe_text import plain
 
 HELP = """\
@@ -25,6 +25,9 @@ tl: transfer learning experiments from the command line
   tl tune ...       search each arm's settings with equal budgets, then compare the arms
   tl lr ...         find learning rates: a range test of each strategy, with a plot
   tl compare DIR    the table and the verdict of finished sweeps
+  tl status DIR     how the jobs of a sweep stand, on this machine or on a cluster
+  tl logs DIR [JOB] what jobs have said; without JOB, the end of what the failed ones said
+  tl cancel DIR     end what runs of a sweep; the same command goes on with it later
   tl predict ...    the classes of new images, by a run or by the run that val chose
   tl evaluate ...   a run's metrics on another dataset
   tl export ...     a run's model for other programs: safetensors, torch.export, ONNX
@@ -57,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("RANK", "0") == "0":  # of several processes of torchrun one says it
             sys.stderr.write(f"error: {plain(str(error))}\n")
         code = error.exit_code
-    except Detached as error:
-        sys.stderr.write(f"detached: {plain(str(error))}\n")
+    except (Detached, Cancelled) as error:
+        sys.stderr.write(f"{type(error).__name__.lower()}: {plain(str(error))}\n")
         code = error.exit_code
     except Interrupted as error:
         there = "from there" if error.where else "with what is not done"
@@ -193,6 +196,9 @@ _MODULES = {
     "evaluate": "evaluating",
     "export": "exporting",
     "sync": "syncing",
+    "status": "status",
+    "logs": "logs",
+    "cancel": "cancelling",
 }
 VERBS: dict[str, Callable[[str, list[str]], int]] = {
     "train": _train,

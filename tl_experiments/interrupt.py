@@ -52,11 +52,29 @@ class Detached(Interrupted):
     def __init__(self, signum: int, tasks: int, cluster: str, folder: Path) -> None:
         super().__init__(signum)
         self.args = signum, tasks, cluster, folder
-        count = "a task goes" if tasks == 1 else f"{tasks} tasks go"
+        count, them = ("a task goes", "it") if tasks == 1 else (f"{tasks} tasks go", "them")
         self._message = (
-            f"{count} on at {cluster}: the same command again follows them, tl status {folder} shows them, "
-            f"tl cancel {folder} ends them"
+            f"{count} on at {cluster}: the same command again follows {them}, tl status {folder} shows {them}, "
+            f"tl cancel {folder} ends {them}"
         )
+
+    def __str__(self) -> str:
+        return self._message
+
+
+class Cancelled(Interrupted):
+    """Another command ended the tasks of this one.
+
+    Args:
+        tasks: How many.
+        cluster: Where they were.
+    """
+
+    def __init__(self, tasks: int, cluster: str) -> None:
+        super().__init__(signal.SIGTERM)
+        self.args = tasks, cluster
+        count = "a task" if tasks == 1 else f"{tasks} tasks"
+        self._message = f"{count} on {cluster}, by tl cancel: the same command again runs what is not done"
 
     def __str__(self) -> str:
         return self._message

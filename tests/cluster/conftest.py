@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -106,16 +107,19 @@ def naming(folder: Path) -> dict[int, str]:
     return found
 
 
+@contextmanager
 def short_folder(kind: str) -> Iterator[Path]:
     """A folder with a name short enough for sockets, which those of pytest are not; removed afterwards."""
     folder = Path(tempfile.mkdtemp(prefix=f"tl-{kind}-"))
-    yield folder
-    shutil.rmtree(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def kept(kind: str, *options: str) -> Iterator[LocalCluster]:
     """A cluster that runs for a while; nothing of it may be left afterwards."""
-    for folder in short_folder(kind):
+    with short_folder(kind) as folder:
         cluster = LocalCluster(kind, folder)
         try:
             cluster.start(*options)
@@ -148,7 +152,8 @@ def ray_cluster() -> Iterator[LocalCluster]:
 @pytest.fixture
 def new_folder(request: pytest.FixtureRequest) -> Iterator[Path]:
     """An empty folder for a cluster that the test itself starts."""
-    yield from short_folder("own")
+    with short_folder("own") as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""A cluster of a queue and processes on this machine, for what every cluster must be able to do."""
+"""A cluster of processes on this machine, for what every cluster must be able to do.
+
+``python -m tests.sweeps.processes train -m ...`` is ``tl`` with it in the place of SLURM.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,16 @@ import multiprocessing
 import os
 import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
 
+from tl_experiments.sweeps import claims, executors, sweep
 from tl_experiments.sweeps.cluster import Condition
 from tl_experiments.sweeps.local import server
 from tl_experiments.sweeps.remote import work_remotely
+
+ON_PROCESSES = ("executor=slurm", "executor.cpus_per_task=1", "executor.poll_s=0.2")
+KILLED_WHILE_SUBMITTING = "TEST_KILLED_WHILE_SUBMITTING"
 
 
 def _begin(task, folder, threads, handle):
@@ -24,30 +33,67 @@ def begin_rank(task, folder, threads, variables):
 
 
 class Processes:
-    """Handles are numbers of processes; ``submissions`` counts the tasks that were handed over."""
+    """Handles are numbers of processes; ``submissions`` counts the tasks that were handed over.
+
+    Args:
+        outlives: As of ``Cluster``.
+        turns: Processes of a task; all but the first stand for turns of it on nodes that the cluster lost.
+    """
 
     name = "processes"
 
-    def __init__(self, outlives=True):
-        self.outlives, self.submissions = outlives, 0
+    def __init__(self, outlives=True, turns=1):
+        self.outlives, self.turns, self.submissions = outlives, turns, 0
 
     def submit(self, tasks, folder, threads):
         self.submissions += len(tasks)
         context = server(alone=True)
         found = []
         for task in tasks:
-            process = context.Process(target=_begin, args=(task, folder, threads, f"turn {self.submissions}"))
-            process.start()
-            found.append(str(process.pid))
+            turns = [
+                context.Process(target=_begin, args=(task, folder, threads, f"turn {number}"))
+                for number in range(self.turns)
+            ]
+            for process in turns:
+                process.start()
+                multiprocessing.process._children.discard(process)  # else Python would wait for it when it ends
+            found.append(" ".join(str(process.pid) for process in turns))
+        if os.environ.get(KILLED_WHILE_SUBMITTING):
+            os.kill(os.getpid(), signal.SIGKILL)
         return found
 
     def conditions(self, handles):
-        multiprocessing.active_children()  # waits for those that have ended
         return {
-            handle: Condition("running") if os.path.exists(f"/proc/{handle}") else Condition("ended", "gone")
+            handle: Condition("running") if any(map(is_alive, handle.split())) else Condition("ended", "gone")
             for handle in handles
         }
 
     def cancel(self, handles):
-        for handle in handles:
-            os.kill(int(handle), signal.SIGKILL)
+        for pid in " ".join(handles).split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGTERM)
+
+
+def is_alive(pid):
+    """Whether it is there, and no zombie that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def put_in_place(cluster, patch=setattr):
+    """Let ``executor=slurm`` mean ``cluster``; with ``monkeypatch.setattr`` as ``patch`` for a test alone."""
+    patch(executors, "_open", lambda executor: cluster)
+    for module in (executors, claims):
+        patch(module, "cluster_of", lambda name: cluster)
+    if hasattr(sweep, "check_executor"):  # which would ask SLURM
+        patch(sweep, "check_executor", lambda jobs: None)
+
+
+if __name__ == "__main__":
+    from tests.sweeps import processes  # not __main__, which a process of a task could not import
+    from tl_experiments.cli import main
+
+    put_in_place(processes.Processes())
+    main(sys.argv[1:])

@@ -7,19 +7,15 @@ import json
 import pytest
 
 from tests.sweeps import faulty
-from tests.sweeps.processes import Processes
+from tests.sweeps.processes import ON_PROCESSES, Processes, put_in_place
 from tests.sweeps.test_sweep import faulty_job, job, metrics
-from tl_experiments.sweeps import executors, slurm
 from tl_experiments.sweeps.sweep import run_sweep
-
-ON_A_CLUSTER = ("executor=slurm", "executor.cpus_per_task=1", "executor.poll_s=0.2")
 
 
 @pytest.fixture
 def cluster(monkeypatch):
     found = Processes()
-    monkeypatch.setattr(executors, "_open", lambda executor: found)
-    monkeypatch.setattr(slurm, "check", lambda executor, trainers: None)  # there is none
+    put_in_place(found, monkeypatch.setattr)
     return found
 
 
@@ -32,7 +28,7 @@ def test_the_jobs_of_a_cluster_end_like_those_of_this_machine(tiny, tmp_path, cl
         ]
 
     here = run_sweep(jobs("executor.threads_per_job=1"), tmp_path / "here", "here")
-    there = run_sweep(jobs(*ON_A_CLUSTER), tmp_path / "there", "there")
+    there = run_sweep(jobs(*ON_PROCESSES), tmp_path / "there", "there")
 
     assert cluster.submissions == 4
     assert (there.ok, len(there.bad)) == (here.ok, len(here.bad)) == (2, 2)

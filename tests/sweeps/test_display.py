@@ -60,6 +60,21 @@ def test_the_board_says_what_runs_and_how_long_it_will_take(job, clock):
     assert board.rows() == []
 
 
+def test_tasks_in_a_queue_are_counted(job, clock):
+    tasks = [Task((job(f"seed={seed}"),)) for seed in range(3)]
+    board = Board(4, lambda one: " ".join(one.overrides), clock)
+    board.submitted(tasks)
+    assert board.caption() == "0 of 4 jobs ended, 0 running, 3 in the queue, 1 waiting, 0:00"
+    board.started(tasks[0])
+    board.progressed(tasks[0].jobs[0], 500, 1000)  # of a task that ran before we looked
+    clock.now += 10
+    board.progressed(tasks[0].jobs[0], 600, 1000)
+    assert board.rows() == [("seed=0", "step 600 of 1000", "0:40 left")]
+    board.ended(tasks[1].jobs[0], "interrupted")
+    board.split(tasks[2])
+    assert board.caption() == "1 of 4 jobs ended, 1 interrupted, 1 running, 0 in the queue, 2 waiting, 0:10"
+
+
 def test_many_tasks_are_counted(job, clock):
     board = Board(20, lambda one: "x" * 200, clock)
     for seed in range(12):

@@ -21,7 +21,7 @@ from tests.training.processes import (
     sleep,
     weights_after,
 )
-from tests.training.test_resume import assert_equal, ends, three_phases
+from tests.training.test_resume import assert_equal, ends, lines, three_phases
 from tests.training.watching import distance
 from tl_experiments.config import compose
 from tl_experiments.errors import StorageError, TrainingError
@@ -89,6 +89,9 @@ def test_twenty_steps_end_where_one_process_does(tiny, tmp_path, pair, overrides
     expected = as_tensors(alone[1])
     assert distance(as_tensors(first[1]), expected) <= 1e-5
     assert all(np.array_equal(first[1][name], second[1][name]) for name in expected)
+    for line, wanted in zip(*(lines(tmp_path / name) for name in ("two", "one")), strict=True):
+        keys = ("step", "train_loss", "val_nll")
+        assert [line[key] or 0 for key in keys] == pytest.approx([wanted[key] or 0 for key in keys], rel=1e-5)
     assert first[0].last_step == alone[0].last_step > STEPS
     assert [phase["steps"] for phase in first[0].phases] == [phase["steps"] for phase in alone[0].phases]
     if "augmentation=mixup" not in overrides and "augmentation=flip_crop" not in overrides:
@@ -103,21 +106,22 @@ def test_twenty_one_images_are_twenty_one(tiny, tmp_path, pair):
     (first, _), (second, _) = pair.do(record_of, tiny(*overrides, *SAME_BATCH), tmp_path / "two")
     assert first == second
     rows, expected = (pq.read_table(tmp_path / name / "predictions.parquet").to_pylist() for name in ("two", "one"))
+    keys = ("split", "item", "label")
+    assert [[row[key] for key in keys] for row in rows] == [[row[key] for key in keys] for row in expected]
+    for row, one in zip(rows, expected, strict=True):
+        assert row["probabilities"] == pytest.approx(one["probabilities"], rel=1e-4)
     for split in ("val", "test"):
-        assert [row["item"] for row in rows if row["split"] == split] == [
-            row["item"] for row in expected if row["split"] == split
-        ]
         assert sum(row["split"] == split for row in rows) == 21
         assert first.metrics[split] == pytest.approx(alone.metrics[split], rel=1e-5)
 
 
 def test_each_image_is_decoded_and_encoded_once_over_both(tiny, tmp_path, pair, uneven):
     cfg = tiny(*uneven, *DDP, "trainer.max_epochs=4")
-    (first, lines), (second, silence) = pair.do(record_of, cfg, tmp_path / "two")
+    (first, said), (second, silence) = pair.do(record_of, cfg, tmp_path / "two")
     assert first.data["sizes"] == {"train": 54, "val": 12, "test": 12}
     assert first.work == {"images_decoded": 78, "images_encoded": 78, "cached_phases": [0], "together": 1}
     assert second == first
-    assert any("trains on activations kept" in line for line in lines)
+    assert any("trains on activations kept" in line for line in said)
     assert silence == []
     again, _ = pair.do(record_of, cfg, tmp_path / "again")[0]
     assert again.work["images_decoded"] == again.work["images_encoded"] == 0
@@ -126,9 +130,9 @@ def test_each_image_is_decoded_and_encoded_once_over_both(tiny, tmp_path, pair, 
 
 def test_linear_scaling_is_said_and_recorded(tiny, tmp_path, pair):
     rate = tiny().base_lr()
-    (record, lines), _ = pair.do(record_of, tiny(*DDP), tmp_path / "two")
+    (record, said), _ = pair.do(record_of, tiny(*DDP), tmp_path / "two")
     batch = f"2 x 8 = 16 images a step over 2 devices; learning rate 2 x {rate:.3g} (linear scaling)"
-    assert f"batch     {batch}" in lines
+    assert f"batch     {batch}" in said
     assert f"Batch: {batch}." in record.notes
     assert record.learning_rate == pytest.approx(2 * rate)
     assert record.phases[0]["steps"] == 2 * 2  # of 16 and 4 images
@@ -172,18 +176,20 @@ def test_the_others_wait_as_long_as_they_may_for_one_that_does_not_answer(tiny, 
         waiting = pair.answer(0)
         assert isinstance(waiting, TrainingError)
         assert "process 0 of 2: another process of this job ended or did not answer" in str(waiting)
-        assert time.perf_counter() - start < 10
+        assert time.perf_counter() - start < 30  # seconds, and no minutes
         assert isinstance(pair.answer(1), StorageError if what is no_room else TrainingError)
     assert pair.do(record_of, cfg, tmp_path / "after")[0][0].last_step > 0  # they are none the worse for it
 
 
 def test_the_others_do_not_wait_for_one_that_was_killed(tiny, tmp_path):
     with processes(2) as started:
-        started.tell(accident, tiny(*DDP, "freeze_strategy=full"), tmp_path, 0, 2, sigkill)
+        cfg = tiny(*DDP, "freeze_strategy=full", "trainer.timeout_s=120")
+        started.do(record_of, cfg, tmp_path / "before")
         start = time.perf_counter()
+        started.tell(accident, cfg, tmp_path, 0, 2, sigkill)
         waiting = started.answer(1)
         assert isinstance(waiting, TrainingError), waiting
-        assert time.perf_counter() - start < 25  # of which importing takes the most, and ``timeout_s`` is 30
+        assert time.perf_counter() - start < 30  # well before ``timeout_s``
 
 
 def test_weights_that_differ_are_found(tiny, tmp_path, pair):

@@ -10,6 +10,7 @@ import torch
 from tests.training.test_lr_range import config
 from tl_experiments.errors import ConfigError
 from tl_experiments.training.lr_range import range_test
+from tl_experiments.training.randomness import seed_step
 from tl_experiments.training.ranks import ALONE, ranks_of
 from tl_experiments.training.run import run
 
@@ -59,6 +60,15 @@ def test_batchnorm_that_trains_and_what_it_needs(tiny, tmp_path, overrides, what
     with pytest.raises(ConfigError, match=what):
         run(tiny(*ddp, "freeze_strategy=full"), tmp_path)
     run(tiny(*ddp, "freeze_strategy=full", "freeze_strategy.norm_stats=frozen", "trainer.max_epochs=1"), tmp_path)
+
+
+def test_each_process_drops_other_units_and_the_first_those_of_one_process():
+    drawn = {}
+    for rank in (None, 0, 1, 2):
+        seed_step(3, 7, torch.device("cpu"), *([] if rank is None else [rank]))
+        drawn[rank] = tuple(torch.rand(4).tolist())
+    assert drawn[None] == drawn[0]
+    assert len(set(drawn.values())) == 3
 
 
 def test_a_solved_head_is_refused_before_anything_is_started(tiny):

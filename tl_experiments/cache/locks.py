@@ -107,6 +107,11 @@ def holder(path: Path) -> Holder | None:
     return None if seen is None or _is_stale(path, seen) else seen.holder
 
 
+def is_on_this_host(found: Holder) -> bool:
+    """Whether its number is that of a process that this one can signal."""
+    return found.host == _host()
+
+
 def signature() -> str:
     """This process in a file's name: host, number and start."""
     return f"{_short_host()}-{os.getpid()}-{_started(os.getpid()) or 0}"

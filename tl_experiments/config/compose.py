@@ -75,11 +75,14 @@ def compose(overrides: Sequence[str] = (), verb: str = "train") -> TrainConfig:
 
 def open_mappings(overrides: Sequence[str]) -> list[str]:
     """Let overrides add keys where any key is right, without Hydra's ``+``: in ``kwargs``, ``base_lr``,
-    ``tests`` and ``splits``.
+    ``tests``, ``splits`` and what a cluster calls its own.
 
     ``debug`` may be given as one adds a group, ``+debug=overfit``, or as a switch, ``debug=true``.
     """
-    free = re.compile(r"(backbone\.kwargs|optimizer\.kwargs|freeze_strategy\.base_lr|dataset\.(?:tests|splits))\b")
+    free = re.compile(
+        r"((?:backbone|optimizer)\.kwargs|freeze_strategy\.base_lr|dataset\.(?:tests|splits)"
+        r"|executor\.(?:options|resources))\b"
+    )
     overrides = [_DEBUG.get(text.lower().removeprefix("+"), text) for text in overrides]
     overrides = [text.removeprefix("+") if text.startswith("+debug=") else text for text in overrides]
     return [f"++{text}" if free.match(text) else text for text in overrides]

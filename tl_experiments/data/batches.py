@@ -52,6 +52,10 @@ class Share:
         start = number * size + min(number, more)
         return slice(start, start + size + (number < more))
 
+    def least_of(self, n: int) -> int:
+        """Images of the smallest part of ``n``."""
+        return n // self._working(n)
+
     def counts(self, n: int) -> bool:
         """Whether the part is this process's alone."""
         return self.number < self._working(n)

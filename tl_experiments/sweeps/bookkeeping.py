@@ -31,13 +31,45 @@ class Bookkeeper:
         self._written = 0.0
         self.board = Board(self._n_jobs, self._name)
 
-    def submitted(self, tasks: Sequence[Task], cluster: str, handles: Sequence[str]) -> None:
-        for task, handle in zip(tasks, handles, strict=True):
+    def submitting(self, tasks: Sequence[Task], cluster: str, outlives: bool) -> None:
+        for task in tasks:
             jobs = [job.id for job in task.todo]
-            self._ledger.tasks[task.id] = Submitted(task.id, jobs, cluster, handle, task.log, time.time())
+            self._ledger.tasks[task.id] = Submitted(task.id, jobs, cluster, outlives, "", task.log, time.time())
             for job_id in jobs:
                 entry = self._ledger.jobs[job_id]
                 entry.state, entry.cause, entry.log = "submitted", None, task.log
+        self._write()
+
+    def submitted(self, tasks: Sequence[Task], handles: Sequence[str]) -> None:
+        entered = [self._ledger.tasks[task.id] for task in tasks]
+        for one, handle in zip(entered, handles, strict=True):
+            one.handle = handle
+        self._write()
+        self.board.submitted(tasks)
+        fate = "leaves them there" if entered[0].outlives else "ends them"
+        if len(tasks) == 1:
+            fate = fate.replace("them", "it")
+        logger.info(
+            "submitted %s to %s as %s; Ctrl-C %s, tl status %s shows how they stand",
+            "a task" if len(tasks) == 1 else f"{len(tasks)} tasks", entered[0].cluster, from_to(handles), fate,
+            self._ledger.folder,
+        )  # fmt: skip
+
+    def follows(self, tasks: Sequence[Task], handles: Sequence[str]) -> None:
+        """An earlier command submitted these."""
+        first = self._ledger.tasks[tasks[0].id]
+        self.board.submitted(tasks)
+        logger.info(
+            "following %s on %s as %s, submitted %s",
+            "a task" if len(tasks) == 1 else f"{len(tasks)} tasks", first.cluster, from_to(handles),
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(first.since)),
+        )  # fmt: skip
+
+    def refused(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            del self._ledger.tasks[task.id]
+            for job in task.todo:
+                self._ledger.jobs[job.id].state = "pending"
         self._write()
 
     def started(self, task: Task) -> None:
@@ -72,6 +104,7 @@ class Bookkeeper:
         return " ".join(override for override in job.overrides if override not in self._common)
 
     def finished(self, task: Task, seconds: float) -> None:
+        self._ledger.tasks.pop(task.id, None)
         self._write()
         records = finished_records(task.todo, self._ledger.folder)
         if task.id in self._costs and len(records) == len(task.jobs):
@@ -82,12 +115,18 @@ class Bookkeeper:
         left = [job for part in parts for job in part.jobs]
         for job in left:
             self._ledger.jobs[job.id].state = "pending"
+        self._ledger.tasks.pop(task.id, None)
         self._ledger.regroup([[job.id for job in part.jobs] for part in parts])
         self._write()
         logger.info(
             "%d jobs that were trained together died (%s), see %s: %d of them again, in %d tasks",
             len(task.jobs), cause, task.log, len(left), len(parts),
         )  # fmt: skip
+
+
+def from_to(handles: Sequence[str]) -> str:
+    """A cluster's names of tasks, the first and the last of several."""
+    return handles[0] if len(handles) == 1 else f"{handles[0]} ... {handles[-1]}"
 
 
 def has_record(folder: Path, job: Job) -> bool:

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from tl_experiments import interrupt
-from tl_experiments.interrupt import Detached
+from tl_experiments.cache.locks import holder
+from tl_experiments.errors import UserError
+from tl_experiments.interrupt import Cancelled, Detached, Interrupted
 from tl_experiments.sweeps.bookkeeping import has_record
-from tl_experiments.sweeps.journal import JournalReader, journal_path
+from tl_experiments.sweeps.journal import JournalReader, journal_path, lock_path
+from tl_experiments.sweeps.lock import CancelRequest, answer_cancel, asked_to_cancel
 from tl_experiments.sweeps.reports import Listener, Reports
+from tl_experiments.sweeps.standing import DIED, NO_RECORD
 from tl_experiments.sweeps.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-_TICK_S = 0.2  # between two looks whether a signal came
+_TICK_S = 0.2  # between two looks whether a signal or a request came
 _RECORD_S = 90.0  # that another machine's record.json may take to show on a shared disk
 _LAST_LINES_S = 5.0  # that a journal's last lines may take after the cluster says that a task has ended
 
@@ -72,6 +76,7 @@ class _Followed:
 
     reports: Reports
     handle: str
+    folder: Path
     journal: JournalReader
     held_back: list[dict[str, Any]] = field(default_factory=list)
     held_since: float | None = None
@@ -79,26 +84,19 @@ class _Followed:
     over: bool = False
     ended_at: float | None = None
 
-    def listen(self, folder: Path, listener: Listener) -> None:
+    def listen(self, listener: Listener) -> None:
         """Take what the journal says; a good end only when its record can be read here."""
-        positions = {job.id: position for position, job in enumerate(self.reports.task.jobs)}
         lines, self.held_back = self.held_back + self.journal.news(), []
         for line in lines:
             match line:
                 case {"event": "began"}:
-                    self.reports.last_word = None
-                    self.reports.started = time.perf_counter()
+                    self.over, self.reports.last_word = False, None
                     self._begin(listener)
                 case {"event": "ended", "job": job, "state": state, "cause": cause, "seconds": seconds}:
-                    position = positions.get(job)
-                    if position is None:
-                        continue
-                    if state == "ok" and not self._visible(folder, position):
-                        self.held_back.append(line)
-                        continue
-                    self.reports.take(("ended", position, state, cause, seconds), listener)
-                case {"event": "progress", "job": job, "done": done, "total": total} if job in positions:
-                    self.reports.take(("progress", positions[job], done, total), listener)
+                    self._end(line, self._position(job), state, cause, seconds, listener)
+                case {"event": "progress", "job": job, "done": done, "total": total}:
+                    if (position := self._position(job)) is not None:
+                        self.reports.take(("progress", position, done, total), listener)
                 case {"event": "left", "state": state, "cause": cause, "final": final}:
                     self.reports.take(("left", state, cause, final), listener)
                 case {"event": "over"}:
@@ -119,29 +117,46 @@ class _Followed:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more is to be expected of it."""
+        """Whether nothing more is to be expected of it; a node that the cluster lost may go on computing."""
         if self.held_back:
             return False
         if self.over or not self.reports.left:
             return True
-        return self.ended_at is not None and time.monotonic() - self.ended_at >= _LAST_LINES_S
+        if self.ended_at is None or time.monotonic() - self.ended_at < _LAST_LINES_S:
+            return False
+        return holder(lock_path(self.folder, self.reports.task.id)) is None
 
     def conclude(self, condition: Condition | None, listener: Listener) -> list[Task]:
-        """Enter what it left behind; returns tasks in which to try that again."""
-        death = (condition.detail if condition else "") or "ended before it was done"
+        """As of ``Reports``; a job whose record is there is done, also if it could not say so."""
+        for position in sorted(self.reports.left):
+            if has_record(self.folder, self.reports.task.jobs[position]):
+                self.reports.take(("ended", position, "ok", None, 0.0), listener)
+        death = (condition.detail if condition else "") or DIED
         if condition is not None and condition.outside and self.reports.last_word is None:
             self.reports.last_word = "interrupted", f"{death}; run it again", True
         return self.reports.conclude(listener, death)
 
-    def _visible(self, folder: Path, position: int) -> bool:
-        if has_record(folder, self.reports.task.jobs[position]):
-            return True
-        self.held_since = self.held_since or time.monotonic()
-        return time.monotonic() - self.held_since > _RECORD_S
+    def _position(self, job: Any) -> int | None:
+        ids = [one.id for one in self.reports.task.jobs]
+        return ids.index(job) if job in ids else None
+
+    def _end(
+        self, line: dict[str, Any], position: int | None, state: str, cause: Any, seconds: float, listener: Listener
+    ) -> None:
+        if position is None:
+            return
+        if state == "ok" and not has_record(self.folder, self.reports.task.jobs[position]):
+            self.held_since = self.held_since or time.monotonic()
+            if time.monotonic() - self.held_since < _RECORD_S:
+                self.held_back.append(line)
+                return
+            state, cause = "interrupted", NO_RECORD
+        self.reports.take(("ended", position, state, cause, seconds), listener)
 
     def _begin(self, listener: Listener) -> None:
         if not self.begun:
             self.begun = True
+            self.reports.started = time.perf_counter()
             listener.started(self.reports.task)
 
 
@@ -168,58 +183,93 @@ def run_on_cluster(
     Raises:
         Detached: A signal asked the command to end, and the tasks go on.
         Interrupted: Likewise, where the cluster ends with the command.
+        Cancelled: Another command asked this one to end all of them.
         UserError: The cluster refuses the tasks.
     """
     known = known if cluster.outlives else {}  # a command that was killed took its cluster with it
     with interrupt.postponed():
         followed = [_follow(task, known[task.id], folder) for task in tasks if task.id in known]
-        followed += _submit([task for task in tasks if task.id not in known], folder, threads, cluster, listener)
         try:
+            followed += _submit([task for task in tasks if task.id not in known], folder, threads, cluster, listener)
             while followed and interrupt.requested() is None:
+                if request := asked_to_cancel(folder):
+                    _cancel(followed, request, folder, cluster, listener)
                 conditions = cluster.conditions([one.handle for one in followed])
                 parts: list[Task] = []
                 for one in list(followed):
-                    one.see(conditions.get(one.handle), listener)
-                    one.listen(folder, listener)
+                    condition = conditions.get(one.handle)
+                    one.see(condition, listener)
+                    one.listen(listener)
                     if one.has_ended:
+                        parts += one.conclude(condition, listener)
                         followed.remove(one)
-                        parts += one.conclude(conditions.get(one.handle), listener)
                 followed += _submit(parts, folder, threads, cluster, listener)
-                _rest(poll_s if followed else 0.0)
-        except BaseException:
-            if not cluster.outlives:
-                cluster.cancel([one.handle for one in followed])
+                _rest(poll_s if followed else 0.0, folder)
+            _end_what_is_left(followed, cluster, folder, listener)
+        except (Detached, Cancelled):
             raise
-        signum = interrupt.requested()
-        if signum is None or not followed:
-            interrupt.check()
-            return
-        if cluster.outlives:
-            raise Detached(signum, len(followed), cluster.name, folder)
+        except BaseException as error:
+            if not cluster.outlives and followed:
+                cluster.cancel([one.handle for one in followed])
+            if cluster.outlives and isinstance(error, Interrupted):  # a second signal, wherever it came
+                raise Detached(error.signum, len(followed), cluster.name, folder) from None
+            raise
+
+
+def _end_what_is_left(followed: list[_Followed], cluster: Cluster, folder: Path, listener: Listener) -> None:
+    """After a signal."""
+    signum = interrupt.requested()
+    if signum is not None and followed and cluster.outlives:
+        raise Detached(signum, len(followed), cluster.name, folder)
+    if followed:
         cluster.cancel([one.handle for one in followed])
-        for one in followed:
-            one.listen(folder, listener)
-            if not one.begun:
-                one.reports.last_word = "skipped", "the command ended before its turn; run it again", True
-            one.reports.abandon(listener)
-        interrupt.check()
+    for one in followed:
+        one.listen(listener)
+        if not one.begun:
+            one.reports.last_word = "skipped", "the command ended before its turn; run it again", True
+        one.reports.abandon(listener)
+    followed.clear()
+    interrupt.check()
+
+
+def _cancel(
+    followed: list[_Followed], request: CancelRequest, folder: Path, cluster: Cluster, listener: Listener
+) -> None:
+    """End what another command asked for, and enter it."""
+    concerned = [one for one in followed if request.concerns(job.id for job in one.reports.task.todo)]
+    if concerned:
+        cluster.cancel([one.handle for one in concerned])
+    for one in concerned:
+        one.listen(listener)
+        one.reports.cancel(listener)
+        followed.remove(one)
+    answer_cancel(folder)
+    if request.jobs is None:
+        raise Cancelled(len(concerned), cluster.name)
 
 
 def _submit(tasks: Sequence[Task], folder: Path, threads: int, cluster: Cluster, listener: Listener) -> list[_Followed]:
+    """Hand them over. The ledger knows of them before the cluster does: a kill in between must not hide them."""
     if not tasks:
         return []
+    listener.submitting(tasks, cluster.name, cluster.outlives)
     for task in tasks:
         journal_path(folder, task.id).unlink(missing_ok=True)  # of an earlier submission
-    handles = cluster.submit(tasks, folder, threads)
-    listener.submitted(tasks, cluster.name, handles)
+    try:
+        handles = cluster.submit(tasks, folder, threads)
+    except UserError:
+        listener.refused(tasks)
+        raise
+    listener.submitted(tasks, handles)
     return [_follow(task, handle, folder) for task, handle in zip(tasks, handles, strict=True)]
 
 
 def _follow(task: Task, handle: str, folder: Path) -> _Followed:
-    return _Followed(Reports(task), handle, JournalReader(journal_path(folder, task.id)))
+    return _Followed(Reports(task), handle, folder, JournalReader(journal_path(folder, task.id)))
 
 
-def _rest(seconds: float) -> None:
+def _rest(seconds: float, folder: Path) -> None:
+    """Unless something is asked of this command."""
     end = time.monotonic() + seconds
-    while interrupt.requested() is None and (left := end - time.monotonic()) > 0:
+    while interrupt.requested() is None and (left := end - time.monotonic()) > 0 and not asked_to_cancel(folder):
         time.sleep(min(_TICK_S, left))

@@ -30,7 +30,7 @@ class _Shown:
     job: Job | None = None
     done: int = 0
     total: int = 0
-    job_started: dict[str, float] = field(default_factory=dict)
+    job_started: dict[str, tuple[float, int]] = field(default_factory=dict)  # when it was first heard of, at which step
 
 
 class Board:
@@ -46,18 +46,26 @@ class Board:
         self._n_jobs, self._name, self._now = n_jobs, name, now
         self._begun = now()
         self._running: dict[str, _Shown] = {}
+        self._queued: set[str] = set()
+        self._has_queue = False
         self._states: dict[str, int] = {}
 
+    def submitted(self, tasks: Sequence[Task]) -> None:
+        self._has_queue = True
+        self._queued |= {job.id for task in tasks for job in task.todo}
+
     def started(self, task: Task) -> None:
+        self._queued -= {job.id for job in task.todo}
         self._running[task.id] = _Shown(task, self._now(), {job.id for job in task.todo})
 
     def progressed(self, job: Job, done: int, total: int) -> None:
         for shown in self._running.values():
             if job.id in shown.left:
-                shown.job_started.setdefault(job.id, self._now())
+                shown.job_started.setdefault(job.id, (self._now(), done))
                 shown.job, shown.done, shown.total = job, done, total
 
     def ended(self, job: Job, state: str) -> None:
+        self._queued.discard(job.id)
         self._states[state] = self._states.get(state, 0) + 1
         for shown in list(self._running.values()):
             shown.left.discard(job.id)
@@ -68,6 +76,7 @@ class Board:
 
     def split(self, task: Task) -> None:
         self._running.pop(task.id, None)
+        self._queued -= {job.id for job in task.todo}
 
     def rows(self) -> list[tuple[str, str, str]]:
         """What runs, how far it is, and the time that it will take; one row a task."""
@@ -79,7 +88,13 @@ class Board:
         running = sum(len(shown.left) for shown in self._running.values())
         counts = [f"{ended} of {self._n_jobs} jobs ended"]
         counts += [f"{count} {state}" for state, count in sorted(self._states.items()) if state != "ok"]
-        counts += [f"{running} running", f"{self._n_jobs - ended - running} waiting", _clock(self._now() - self._begun)]
+        counts.append(f"{running} running")
+        if self._has_queue:
+            counts.append(f"{len(self._queued)} in the queue")
+        waiting = self._n_jobs - ended - running - len(self._queued)
+        if waiting or not self._has_queue:
+            counts.append(f"{waiting} waiting")
+        counts.append(_clock(self._now() - self._begun))
         if len(self._running) > _LINES:
             counts.insert(0, f"and {len(self._running) - _LINES} more tasks")
         return ", ".join(counts)
@@ -95,8 +110,9 @@ class Board:
             name += f" and {len(shown.left) - 1} more"
         if shown.job is None or not shown.total:
             return name, "", _clock(self._now() - shown.started)
-        spent = self._now() - shown.job_started.get(job.id, self._now())
-        left = f"{_clock(spent * (shown.total - shown.done) / shown.done)} left" if shown.done and spent else ""
+        since, first = shown.job_started.get(job.id, (self._now(), shown.done))
+        spent, steps = self._now() - since, shown.done - first
+        left = f"{_clock(spent * (shown.total - shown.done) / steps)} left" if steps > 0 and spent else ""
         return name, f"step {shown.done} of {shown.total}", left
 
 

@@ -55,11 +55,21 @@ def check_executor(jobs: Sequence[Job]) -> None:
         ray_cluster.check(executor, trainers)
 
 
+def opened(executor: Executor) -> Cluster | None:
+    """The cluster of an executor; None for this machine.
+
+    Raises:
+        UserError: It cannot be reached from here.
+    """
+    return None if isinstance(executor, LocalExecutor) else _open(executor)
+
+
 def execute(
     tasks: Sequence[Task],
     folder: Path,
     where: Slots,
     executor: Executor,
+    cluster: Cluster | None,
     known: Mapping[str, str],
     listener: Listener,
 ) -> None:
@@ -70,6 +80,7 @@ def execute(
         folder: Of the sweep.
         where: From ``places``.
         executor: Of the sweep.
+        cluster: From ``opened``.
         known: Task id -> handle, of those that are on a cluster already.
         listener: Is told of everything.
 
@@ -80,7 +91,8 @@ def execute(
     if isinstance(executor, LocalExecutor):
         run_tasks(tasks, folder, where, listener)
     else:
-        run_on_cluster(tasks, folder, where.threads, _open(executor), known, executor.poll_s, listener)
+        assert cluster is not None
+        run_on_cluster(tasks, folder, where.threads, cluster, known, executor.poll_s, listener)
 
 
 def cluster_of(name: str) -> Cluster:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,15 +21,21 @@ def journal_path(folder: Path, task_id: str) -> Path:
     return folder / CLUSTER_FOLDER / f"{task_id}.jsonl"
 
 
+def lock_path(folder: Path, task_id: str) -> Path:
+    """The lock that whoever computes a task holds, in a sweep's folder."""
+    return folder / CLUSTER_FOLDER / f"{task_id}.lock"
+
+
 class Journal:
     """Writes lines: ``began``, then the messages of ``worker.run_task``, then ``over``. One process writes it.
 
-    Jobs are named by their ids, so that a line means the same whatever task reads it. A turn that was cut leaves a
-    part of a line at most; the next one begins on a line of its own.
+    Jobs are named by their ids, so that a line means the same whatever task reads it. Every line has its time and,
+    once a turn began, its turn. One that was cut leaves a part of a line at most; the next begins on its own.
     """
 
     def __init__(self, path: Path, job_ids: Mapping[int, str]) -> None:
         self._path, self._ids = path, job_ids
+        self._turn: str | None = None
         self._next_progress = 0.0
 
     def began(self, **about: Any) -> None:
@@ -36,7 +43,8 @@ class Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
             append_line(self._path, "")
-        self._write({"event": "began", "time": time.time(), "pid": os.getpid(), **about})
+        self._turn = secrets.token_hex(4)
+        self._write({"event": "began", "pid": os.getpid(), **about})
 
     def send(self, message: tuple[Any, ...]) -> None:
         """Take a message of ``worker.run_task``."""
@@ -53,17 +61,22 @@ class Journal:
 
     def over(self) -> None:
         """The task will say no more."""
-        self._write({"event": "over", "time": time.time()})
+        self._write({"event": "over"})
 
     def _write(self, line: dict[str, Any]) -> None:
-        append_line(self._path, json.dumps(line))
+        append_line(self._path, json.dumps({**line, "time": time.time(), "turn": self._turn}))
 
 
 class JournalReader:
-    """Reads what was added since the last time; a line that is not whole yet is left for the next."""
+    """Reads what was added since the last time; a line that is not whole yet is left for the next.
+
+    A task that is submitted again gets a new journal. What a process of an earlier submission still has to say stands
+    there without a beginning, and is left out.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path, self._read = path, 0
+        self._turns: set[Any] = set()
 
     def news(self) -> list[dict[str, Any]]:
         """New lines, in order; those that a cut turn left unreadable are left out."""
@@ -75,7 +88,12 @@ class JournalReader:
             return []
         whole = content[: content.rfind(b"\n") + 1]
         self._read += len(whole)
-        return [line for line in map(_parsed, whole.splitlines()) if line is not None]
+        return [line for line in map(_parsed, whole.splitlines()) if line is not None and self._is_ours(line)]
+
+    def _is_ours(self, line: dict[str, Any]) -> bool:
+        if line["event"] == "began":
+            self._turns.add(line.get("turn"))
+        return line.get("turn") is None or line["turn"] in self._turns
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -83,4 +101,4 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         found = json.loads(line)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and "event" in found else None
+    return found if isinstance(found, dict) and isinstance(found.get("event"), str) else None

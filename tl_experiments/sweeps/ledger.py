@@ -57,7 +57,9 @@ class Submitted:
         id: Of the task.
         jobs: Ids of its jobs that were to run.
         cluster: Which, as ``executors.cluster_of`` opens it.
-        handle: The cluster's name for it.
+        outlives: Whether it goes on when the command has ended.
+        handle: The cluster's name for it; empty from just before it is handed over until the cluster has answered. A
+            command that was killed in between leaves it so: nobody knows whether it is there.
         log: Where its output goes, from the sweep's folder.
         since: Unix time at which it was submitted.
     """
@@ -65,6 +67,7 @@ class Submitted:
     id: str
     jobs: list[str]
     cluster: str
+    outlives: bool
     handle: str
     log: str
     since: float
@@ -123,8 +126,8 @@ class Ledger:
         self.plan["groups"] = [group for group in kept if group] + [list(group) for group in groups]
 
     def on_a_cluster(self) -> set[str]:
-        """Ids of the jobs that a cluster has."""
-        return {job_id for task in self.tasks.values() for job_id in task.jobs}
+        """Ids of the jobs that a cluster has, when no command runs."""
+        return {job_id for task in self.tasks.values() if task.outlives for job_id in task.jobs}
 
     def forget_ended(self) -> None:
         """Take out the tasks of which no job waits or runs any more."""

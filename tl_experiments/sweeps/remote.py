@@ -13,7 +13,7 @@ from tl_experiments import interrupt
 from tl_experiments.cache.locks import Held, holder, try_hold
 from tl_experiments.errors import OK
 from tl_experiments.sweeps.bookkeeping import has_record
-from tl_experiments.sweeps.journal import CLUSTER_FOLDER, Journal, journal_path
+from tl_experiments.sweeps.journal import Journal, journal_path, lock_path
 from tl_experiments.sweeps.launched import Launched, launched
 from tl_experiments.sweeps.local import server
 from tl_experiments.sweeps.ranks import run_ranks
@@ -90,7 +90,7 @@ def _run(task: Task, folder: Path, threads: int | None, journal: Journal, togeth
 
 
 def _lock(folder: Path, task: Task) -> Held:
-    path = folder / CLUSTER_FOLDER / f"{task.id}.lock"
+    path = lock_path(folder, task.id)
     waits = False
     while (held := try_hold(path)) is None:
         if not waits:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tl_experiments.sweeps.jobs import Job
+from tl_experiments.sweeps.standing import CANCELLED
 from tl_experiments.sweeps.tasks import Task
 
 _NOT_IN_TIME = ("interrupted", "ended before it could write a resume point; run it again")
@@ -16,8 +17,20 @@ _NOT_IN_TIME = ("interrupted", "ended before it could write a resume point; run 
 class Listener(Protocol):
     """What an executor tells of, as it happens."""
 
-    def submitted(self, tasks: Sequence[Task], cluster: str, handles: Sequence[str]) -> None:
-        """A cluster has them, under these names; an executor without a queue does not call this."""
+    def submitting(self, tasks: Sequence[Task], cluster: str, outlives: bool) -> None:
+        """They are about to be handed to a cluster; an executor without a queue does not call this.
+
+        Args:
+            tasks: In order.
+            cluster: Its name, as the ledger keeps it.
+            outlives: Whether they go on there when the command has ended.
+        """
+
+    def submitted(self, tasks: Sequence[Task], handles: Sequence[str]) -> None:
+        """The cluster has them, under these names."""
+
+    def refused(self, tasks: Sequence[Task]) -> None:
+        """The cluster did not take them."""
 
     def started(self, task: Task) -> None:
         """It runs."""
@@ -61,6 +74,10 @@ class Reports:
                 listener.progressed(self.task.jobs[position], done, total)
             case "left", state, cause, final:
                 self.last_word = state, cause, final
+
+    def cancel(self, listener: Listener) -> None:
+        """It was ended on request: what had not ended is left to the next command."""
+        self._end(listener, "interrupted", CANCELLED)
 
     def abandon(self, listener: Listener) -> None:
         """It was asked to end and did: what had not ended is left to the next command.

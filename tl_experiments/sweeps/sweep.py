@@ -15,9 +15,10 @@ from tl_experiments.errors import StorageError, UserError
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.records import STACKS_FOLDER, RunRecord, remove_resume_points, remove_stale_temporaries
 from tl_experiments.sweeps.bookkeeping import Bookkeeper, finished_records, has_record
+from tl_experiments.sweeps.claims import known, settle
 from tl_experiments.sweeps.costs import CostBook
 from tl_experiments.sweeps.display import shown
-from tl_experiments.sweeps.executors import check_executor, execute, places
+from tl_experiments.sweeps.executors import check_executor, execute, opened, places
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import AT_WORK, ENDED_BADLY, SETTLED, Entry, Ledger
 from tl_experiments.sweeps.local import Slots
@@ -31,6 +32,7 @@ from tl_experiments.sweeps.planner import (
     unpriced,
 )
 from tl_experiments.sweeps.pricing import complete
+from tl_experiments.sweeps.standing import WITH_THE_COMMAND
 from tl_experiments.sweeps.tasks import LOG_FILE, Task, make_tasks
 from tl_experiments.sweeps.tuning import Choose, Stages, stages
 from tl_experiments.sweeps.worker import RunJob, run_job
@@ -105,6 +107,12 @@ def _run(jobs: Sequence[Job], wanted: Sequence[Job], ledger: Ledger, datasets: D
     todo, folder = _not_done(wanted, ledger), ledger.folder
     if not todo:
         return 0
+    executor = todo[0].config.executor
+    cluster = opened(executor)
+    if settle(ledger, make_tasks(jobs, todo, ledger.plan.get("groups", [])), cluster):
+        todo = _not_done(wanted, ledger)
+        if not todo:
+            return 0
     tasks = _tasks(jobs, todo, ledger)
     where = _slots(tasks, ledger)
     logger.info("sweep %s: %s, %s", folder, _counts(wanted, todo, tasks), _describe(where))
@@ -113,9 +121,11 @@ def _run(jobs: Sequence[Job], wanted: Sequence[Job], ledger: Ledger, datasets: D
     _log(table(plan))
     started = time.perf_counter()
     keeper = Bookkeeper(ledger, plan, book, _common(jobs))
+    there = known(ledger, tasks, cluster)
+    if there:
+        keeper.follows([task for task in tasks if task.id in there], list(there.values()))
     with shown(keeper.board):
-        known = {task.id: task.handle for task in ledger.tasks.values()}
-        execute(tasks, folder, where, todo[0].config.executor, known, keeper)
+        execute(tasks, folder, where, executor, cluster, there, keeper)
     book.write()
     spent = account(plan, finished_records(todo, folder), time.perf_counter() - started)
     ledger.plan.setdefault("costs", []).append(spent)
@@ -178,6 +188,7 @@ def run_single(job: Job, folder: Path, command: str, run: RunJob = run_job) -> O
             _not_done([job], ledger)
             return _outcome([job], 0, ledger)
     with _ledger([job], folder, command) as ledger:
+        settle(ledger, make_tasks([job], [job], []), None)
         entry = ledger.jobs[job.id]
         entry.state = "running"
         ledger.write()
@@ -211,15 +222,15 @@ def _ledger(jobs: Sequence[Job], folder: Path, command: str) -> Iterator[Ledger]
 
 def _close(ledger: Ledger) -> None:
     """Write down how each job stands when the command ends."""
-    ledger.forget_ended()
     elsewhere = ledger.on_a_cluster()
     for entry in ledger.jobs.values():
         if entry.id in elsewhere:
             continue
         if entry.state in AT_WORK:
-            entry.state, entry.cause = "interrupted", "the command ended before the job did; run it again"
+            entry.state, entry.cause = "interrupted", WITH_THE_COMMAND
         elif entry.state == "pending":
             entry.state, entry.cause = "skipped", "the command ended before its turn; run it again"
+    ledger.forget_ended()
     if all(entry.state in SETTLED for entry in ledger.jobs.values()):
         shutil.rmtree(ledger.folder / STACKS_FOLDER, ignore_errors=True)  # of groups that were split since
     ledger.write()

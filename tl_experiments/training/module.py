@@ -198,9 +198,9 @@ class TransferModule(pl.LightningModule):
         seed_step(self.cfg.seed, self.step, self.device, self.ranks.rank)
         self.torch_optimizer().zero_grad()
         objective = self.parts.objective
-        whole = self._whole_weight(batch)
+        whole, parts = self._whole_weight(batch), self._parts(batch)
         batch = {name: value for name, value in batch.items() if name != "whole"}  # type: ignore[assignment]
-        *earlier, last = split_batch(batch, self.accumulation, self._smallest_part)
+        *earlier, last = split_batch(batch, parts, self._smallest_part)
         total = torch.zeros((), device=self.device)
         for part in earlier:
             loss = objective.loss(self._compute, part) * (objective.total_weight(part) / whole)
@@ -210,6 +210,11 @@ class TransferModule(pl.LightningModule):
         loss = objective.loss(self._compute, last) * (objective.total_weight(last) / whole)
         self._loss = total + loss.detach()
         return loss
+
+    def _parts(self, batch: Batch) -> int:
+        """In how many parts the batch is computed: as many in each process, since a divided model meets in each."""
+        least = self.parts.data.share.least_of(len(batch.get("whole", batch["label"])))
+        return max(1, min(self.accumulation, least // self._smallest_part))
 
     def _whole_weight(self, batch: Batch) -> Tensor | float:
         """What the loss of a part is divided by: the weight of the batch over all processes.

@@ -1,0 +1,106 @@
+"""What earlier commands have on clusters, before a new one runs: no job is computed by two tasks at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from tl_experiments.errors import UserError
+from tl_experiments.sweeps.bookkeeping import from_to
+from tl_experiments.sweeps.cluster import Cluster, Condition
+from tl_experiments.sweeps.executors import cluster_of
+from tl_experiments.sweeps.ledger import Ledger, Submitted
+from tl_experiments.sweeps.standing import enter, standing
+from tl_experiments.sweeps.tasks import Task
+
+
+def settle(ledger: Ledger, tasks: Sequence[Task], cluster: Cluster | None) -> bool:
+    """Enter the ends of tasks of earlier commands that have jobs of ``tasks`` and that this command cannot follow.
+
+    Args:
+        ledger: Of the sweep, whose lock is held.
+        tasks: That the command would run.
+        cluster: Where; None on this machine.
+
+    Returns:
+        Whether an end was entered.
+
+    Raises:
+        UserError: One of them has not ended, or nobody can say.
+    """
+    wanted = {job.id for task in tasks for job in task.todo}
+    # one without a handle, which its command was killed while it submitted it, is submitted again
+    ours = {task.id for task in tasks} if cluster is not None else set()
+    others = [
+        task
+        for task in ledger.tasks.values()
+        if not wanted.isdisjoint(task.jobs)
+        and not (task.id in ours and task.outlives and cluster is not None and task.cluster == cluster.name)
+    ]
+    found, silent = ask(others, cluster)
+    standings = {task.id: standing(ledger.folder, task, found.get(task.id), followed=False) for task in others}
+    alive = [task for task in others if not standings[task.id].gone]
+    if alive:
+        raise _at_work(ledger, alive, wanted, cluster, silent)
+    for task in others:
+        enter(ledger, task, standings[task.id])
+    return bool(others)
+
+
+def known(ledger: Ledger, tasks: Sequence[Task], cluster: Cluster | None) -> dict[str, str]:
+    """Task id -> handle, of the ``tasks`` that ``cluster`` has already."""
+    has = {task.id: task for task in ledger.tasks.values() if task.handle and task.outlives}
+    return {
+        task.id: has[task.id].handle
+        for task in tasks
+        if cluster is not None and task.id in has and has[task.id].cluster == cluster.name
+    }
+
+
+def ask(tasks: Sequence[Submitted], opened: Cluster | None = None) -> tuple[dict[str, Condition], dict[str, str]]:
+    """What their clusters say of tasks.
+
+    Args:
+        tasks: Of any clusters; those that end with their command are not asked for.
+        opened: One of the clusters, if it is open already.
+
+    Returns:
+        Task id -> its condition; and cluster -> why it cannot be asked.
+    """
+    by_cluster: dict[str, list[Submitted]] = {}
+    for task in tasks:
+        if task.handle and task.outlives:
+            by_cluster.setdefault(task.cluster, []).append(task)
+    found: dict[str, Condition] = {}
+    silent: dict[str, str] = {}
+    for name, there in by_cluster.items():
+        try:
+            cluster = opened if opened is not None and opened.name == name else cluster_of(name)
+            conditions: Mapping[str, Condition] = cluster.conditions([task.handle for task in there])
+        except UserError as error:
+            silent[name] = str(error)
+            continue
+        found |= {task.id: conditions[task.handle] for task in there if task.handle in conditions}
+        if not conditions:
+            silent[name] = f"{name} does not answer"
+    return found, silent
+
+
+def _at_work(
+    ledger: Ledger,
+    alive: Sequence[Submitted],
+    wanted: Collection[str],
+    cluster: Cluster | None,
+    silent: Mapping[str, str],
+) -> UserError:
+    name = alive[0].cluster
+    count = sum(job in wanted for task in alive for job in task.jobs)
+    handles = [task.handle for task in alive if task.handle]
+    where = f"on {name}" + (f" as {from_to(handles)}" if handles else "")
+    why = f" ({silent[name]})" if name in silent else ""
+    kind = name.split()[0]
+    again = f"executor={kind}" if cluster is None or cluster.name != name else "the same jobs as in the earlier command"
+    return UserError(
+        str(ledger.folder),
+        f"{count} of these jobs {'is' if count == 1 else 'are'} {where}{why}",
+        f"{again} to follow them, or tl cancel {ledger.folder} to end them",
+    )
