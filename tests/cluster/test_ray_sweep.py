@@ -38,14 +38,15 @@ def test_a_sweep_survives_a_killed_worker_and_a_lost_node(ray_cluster, tmp_path,
     process, out, log = start(ray_cluster, tmp_path)
     until(lambda: training(out), 120, process=process, log=log)
     task, worker = next(iter(at_work(out).items()))
-    os.kill(worker, signal.SIGKILL)
-    until(lambda: turns(out)[task] == 2, 120, process=process, log=log)
+    os.kill(worker, signal.SIGKILL)  # it is tried again when its turn comes, behind those that wait
     hit = until(lambda: on_second_node(ray_cluster, out), 60, process=process, log=log)
     before = turns(out)
     assert ray_cluster.script("kill").returncode == 0
-    until(lambda: any(turns(out)[task] > before[task] for task in hit), 120, process=process, log=log)
     ray_cluster.start()
     finish(process, log)
+    after = turns(out)
+    assert after[task] > 1
+    assert any(after[other] > before[other] for other in hit)
     assert results(out) == local_results
 
 
