@@ -18,7 +18,6 @@ import pytorch_lightning as pl
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.config.trainers import Fsdp
 from tl_experiments.data.batches import Share
-from tl_experiments.errors import TrainingError
 from tl_experiments.interrupt import Interrupted
 from tl_experiments.training.audit import live_statistics
 from tl_experiments.training.build import Parts
@@ -183,12 +182,8 @@ class _Saver:
 
     def restore(self) -> ResumePoint | None:
         """The newest point, after model and history have been put there."""
-        # The first process removes what is damaged; the others find what it goes on from
-        point = self._ranks.in_turn(lambda: read_resume_point(self._history.folder, self._run))
-        steps = self._ranks.gather(None if point is None else point.step)
-        if len(set(steps)) > 1:
-            what = f"the processes see resume points of different steps: {steps}"
-            raise TrainingError(str(self._history.folder), what, "output_dir= on a disk that all nodes see")
+        # Sent to the others, whose view of a shared disk may lag behind
+        point = self._ranks.done_by_first(lambda: read_resume_point(self._history.folder, self._run))
         if point is not None:
             self._parts.model.load_state_dict(point.model, strict=False)
             self._history.load_state(point.history)

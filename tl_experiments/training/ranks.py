@@ -106,23 +106,30 @@ class Ranks:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), src=0)
 
-    def in_turn(self, work: Callable[[], T]) -> T:
-        """``work`` in the first process, then in the others, which find what it has left in caches.
+    def done_by_first(self, work: Callable[[], T]) -> T:
+        """``work`` in the first process alone: its result in all of them, or its error where that is a user's.
 
-        They wait a day for it, and raise the same error where it is a user's.
+        The others wait a day for it; the result goes over the network.
         """
         if self.world_size == 1:
             return work()
-        error: UserError | None = None
+        outcome: tuple[T | None, UserError | None] = None, None
         if self.first:
             try:
-                result = work()
+                outcome = work(), None
             except UserError as raised:
-                error = raised
+                outcome = None, raised
         dist.monitored_barrier(self.control, timeout=_DAY)
-        if (theirs := self.from_first(error)) is not None:
-            raise theirs
-        return result if self.first else work()
+        result, error = self.from_first(outcome)
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def in_turn(self, work: Callable[[], T]) -> T:
+        """``work`` in the first process, then in the others, which find what it has left in caches."""
+        results: list[T] = []
+        self.done_by_first(lambda: results.append(work()))
+        return results[0] if self.first else work()
 
     def check_equal(self, state: Mapping[str, Tensor], when: str) -> None:
         """Raise a TrainingError unless all processes hold the same bits."""
