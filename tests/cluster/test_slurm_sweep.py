@@ -93,7 +93,7 @@ def test_a_hundred_jobs_are_submitted_in_five_seconds(slurm, tmp_path):
     """
     before, others_before, began = resource.getrusage(resource.RUSAGE_CHILDREN), processor_s(), time.perf_counter()
     process, out, log = start(slurm, tmp_path, *TINY, "freeze_strategy=full,lp_ft", "seed=range(0,50)")
-    until(lambda: [task["cluster"] for task in ledger(out)["tasks"]] == ["slurm"] * 100, 60, process=process, log=log)
+    until(lambda: sum(bool(task["handle"]) for task in ledger(out)["tasks"]) == 100, 60, process=process, log=log)
     wall, busy = time.perf_counter() - began, processor_s() - others_before
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -102,7 +102,7 @@ def test_a_hundred_jobs_are_submitted_in_five_seconds(slurm, tmp_path):
     slurm.run("scancel", "--name=x")
     own = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     assert len(jobs) == 100
-    assert (own if busy - own > 0.5 * wall else wall) <= 5
+    assert (own if busy - own > 0.5 * wall else wall) <= 5, f"{wall:.1f} s, of the processor {own:.1f} s"
 
 
 def test_a_killed_job_is_noticed_without_accounting(slurm_without_accounting, tmp_path):
