@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -160,6 +161,18 @@ def _wait_for(condition, seconds):
         time.sleep(0.1)
 
 
+def _servers_of(group):
+    """Forkservers of a process group."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"multiprocessing.forkserver" in path.read_bytes() and os.getpgid(int(path.parent.name)) == group:
+                found.append(path.parent.name)
+        except OSError:
+            continue
+    return found
+
+
 def _processes_of(folder):
     """Processes that hold a file below ``folder`` open, as each job holds its log."""
     found = set()
@@ -203,6 +216,25 @@ def test_a_signal_ends_the_jobs_and_says_so(tmp_path, signum, sweep, states):
     entries = Ledger.open(tmp_path / "stopped").jobs.values()
     assert sorted(entry.state for entry in entries) == states
     assert all(entry.cause and "run it again" in entry.cause for entry in entries)
+
+
+def test_ctrl_c_while_the_processes_still_import(tmp_path):
+    """Their server is of the terminal's group too, and takes seconds to import torch."""
+    slow = [*SLOW, "name=stopped", f"output_dir={tmp_path}"]
+    command = [sys.executable, "-m", "tl_experiments", "train", *TINY, *slow, "-m", "seed=0,1"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        _wait_for(lambda: _servers_of(process.pid), 90)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith("interrupted: SIGINT")
+    _wait_for(lambda: not _processes_of(tmp_path), 20)
 
 
 def test_every_job_is_accounted_for(tiny, tmp_path):

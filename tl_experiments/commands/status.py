@@ -29,7 +29,7 @@ It may be called anywhere where the folder can be read. Where a cluster cannot b
 _MANY = 30  # jobs, above which those that are done or wait are only counted
 _MOST_ROWS = 60  # without --all
 _NAME_LIMIT, _DETAIL_LIMIT = 60, 80
-_AT_REST = ("ok", "pending", "submitted", "skipped", "unchosen")
+_AT_REST = ("ok", "pending", "submitted", "skipped", "unchosen", "pruned")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -123,7 +123,7 @@ def _cells(found: Survey, group: Sequence[Row], everything: bool) -> tuple[str, 
 
 def _detail(row: Row) -> str:
     now, parts = row.now, list[str]()
-    if row.task is not None and row.state == "submitted":
+    if row.task is not None and row.state in ("submitted", "running"):
         parts.append(f"{row.task.cluster} {row.task.handle}".strip())
     if now.detail:
         parts.append(now.detail)

@@ -14,6 +14,7 @@ from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ledger import Ledger, Submitted
 from tl_experiments.sweeps.planner import Plan, learn
 from tl_experiments.sweeps.tasks import Task
+from tl_experiments.training.identity import arm
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,8 @@ class Bookkeeper:
         self._written = time.perf_counter()
 
     def _name(self, job: Job) -> str:
-        return " ".join(override for override in job.overrides if override not in self._common)
+        told = " ".join(override for override in job.overrides if override not in self._common)
+        return told or f"{arm(job.config)['freeze_strategy']} seed={job.config.seed}"
 
     def finished(self, task: Task, seconds: float) -> None:
         self._ledger.tasks.pop(task.id, None)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,13 @@ def server(*, alone: bool) -> Any:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*_PROBES, *(_ALONE if alone else [])])
+    # Ctrl-C reaches every process of a terminal, and would end the server in the middle of its imports
+    resource_tracker.ensure_running()  # it would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 

@@ -145,7 +145,8 @@ def _at_work(
         return Standing("running", "its record does not show here yet")
     steps = _steps(told.progress.get(job, ()))
     detail = condition.detail if condition else ""
-    if computes or (condition is not None and condition.state == "running"):
+    waits = condition is not None and condition.state == "waiting"  # its process may be writing its resume point
+    if (computes and not waits) or (condition is not None and condition.state == "running"):
         return replace(steps, detail=told.host or detail)
     if told.host is None:
         unsure = f"whether {task.cluster} has it is not known: the command was killed when it submitted it"

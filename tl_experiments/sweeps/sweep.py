@@ -253,6 +253,8 @@ def _enter_done(jobs: Sequence[Job], ledger: Ledger) -> set[str]:
         remove_resume_points(ledger.folder / job.id)
         entry = ledger.jobs[job.id]
         entry.state, entry.cause = "ok", None
+        if entry.seconds is None:  # no command was there when it ended
+            entry.seconds = round(RunRecord.read(ledger.folder / job.id).wall_clock_s, 2)
     return {job.id for job in done}
 
 
@@ -294,8 +296,8 @@ def _outcome(jobs: Sequence[Job], trained: int, ledger: Ledger) -> Outcome:
 
 
 def _common(jobs: Sequence[Job]) -> frozenset[str]:
-    """Overrides that tell no job of several from another."""
-    return frozenset.intersection(*(frozenset(job.overrides) for job in jobs)) if len(jobs) > 1 else frozenset()
+    """Overrides that tell no job from another."""
+    return frozenset.intersection(*(frozenset(job.overrides) for job in jobs))
 
 
 def _counts(jobs: Sequence[Job], todo: Sequence[Job], tasks: Sequence[Task]) -> str:
