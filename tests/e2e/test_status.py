@@ -67,7 +67,7 @@ def test_status_shows_every_job_and_changes_nothing(tl, sweep, cluster):
     code, out, err = tl("status", sweep)
     assert (code, err) == (0, "")
     assert [re.split(r"  +", line.strip()) for line in out.splitlines()] == [
-        ["running", "seed=1 and 1 more", "node7, step 30 of 100", f"logs/{log_id(sweep)}.log"],
+        ["running", "seed=1 and 1 more", "scripted 7, node7, step 30 of 100", f"logs/{log_id(sweep)}.log"],
         ["submitted", "seed=2", "scripted 8, Priority"],
         ["failed", "seed=3", "RuntimeError: a bug, 2.0 s", "3abc/job.log"],
         ["ok", "seed=4"],
