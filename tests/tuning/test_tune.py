@@ -217,6 +217,29 @@ def test_failed_trials_count_and_are_the_worst(tl, tmp_path):
     assert values.count(0.0) == states["diverged"]
 
 
+def test_what_was_tried_again_counts_as_it_ended_then(tl, tmp_path):
+    """Something stands in the way of the first trial; a kill then comes before the budget is entered."""
+    folder = tmp_path / "outputs/x"
+    command = (
+        "tune", *TINY, "freeze_strategy=full", "name=x", "optimizer.lr_factor=interval(0.5,2)", "tune.trials=2",
+        "tune.parallel=2",
+    )  # fmt: skip
+    in_the_way = folder / job(compose([*TINY, "freeze_strategy=full"], verb="tune")).id / "metrics.jsonl"
+    in_the_way.mkdir(parents=True)
+    code, out, _ = tl(*command)
+    assert (code, "full (1 failed)" in words(out)) == (1, True)
+    in_the_way.rmdir()
+    code, out, err = tl(*command, "retry_failed=true")
+    assert (code, "Trials without a result" in out) == (0, False), err
+    (budget,) = Ledger.open(folder).plan["tuning"]
+    assert budget["states"] == {"ok": 2}
+    ledger = Ledger.open(folder)
+    del ledger.plan["tuning"]
+    ledger.write()
+    assert tl(*command)[0] == 0
+    assert Ledger.open(folder).plan["tuning"] == [budget]
+
+
 def test_an_arm_that_cannot_train_at_all_does_not_use_up_its_trials(tl, tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"no weights")
     code, _, err = tl(
