@@ -75,6 +75,7 @@ def searches(tmp_path_factory):
         )  # fmt: skip
         out, err = process.communicate()
         assert process.returncode == 0, err
+        assert err.count("the other seeds, with the setting that val chose for each arm") == 1
         found[name] = where / "x", out
     return found
 
@@ -199,6 +200,7 @@ def test_it_looks_ahead_goes_on_with_more_trials_and_shows_the_front(tl, tmp_pat
     code, again, err = tl(*command, "tune.trials=4")
     assert (code, again) == (0, out)
     assert "to run" not in err
+    assert "other seeds" not in err
 
 
 def test_failed_trials_count_and_are_the_worst(tl, tmp_path):

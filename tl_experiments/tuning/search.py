@@ -75,6 +75,8 @@ class Tuning:
                 return replace(outcome, trained=trained)
         self._enter_budgets()  # what was tried again, and what was told just before a kill
         jobs, excused = self._last_jobs()
+        if any(job.config.tuning_seed is not None and not has_record(self._folder, job) for job in jobs):
+            logger.info("the other seeds, with the setting that val chose for each arm")
         outcome = run_sweep(jobs, self._folder, self._command)
         bad = tuple(entry for entry in outcome.bad if entry.id not in excused)
         return replace(outcome, trained=trained + outcome.trained, bad=bad)
