@@ -59,7 +59,7 @@ def trials(folder):
     }
 
 
-SEARCH = ("freeze_strategy=full,feature_extraction", "optimizer.lr_factor=tag(log,interval(1e-6,3))", "seed=0,1")
+SEARCH = ("freeze_strategy=full,feature_extraction", "optimizer.lr_factor=tag(log,interval(1e-3,10))", "seed=0,1")
 
 
 @pytest.fixture(scope="module")
