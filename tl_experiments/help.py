@@ -37,6 +37,7 @@ tl tune: search the settings of each arm with the same number of trials, chosen 
 
 Datasets, backbones, heads and freeze strategies are arms; seeds repeat them; all else that has several values is
 searched: a,b,c by choice, interval(a,b) and range(a,b,step) by number, tag(log,...) on a logarithmic scale.
+Also tune.parallel=N of an arm at once, tune.sampler=tpe|random, tune.pruner=none|median|hyperband, tuning_seed=N.
 The same command again goes on; with more tune.trials it searches on. dry_run=true shows the first trials.
 """,
     "lr": """\

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tl_experiments.analysis.arms import SearchBudget
 from tl_experiments.analysis.columns import explanation
 from tl_experiments.analysis.comparison import compare_records
 from tl_experiments.analysis.data_caveats import is_leakage
@@ -190,6 +191,21 @@ def test_a_choice_at_the_edge_of_what_was_tried_is_named(make_sweep):
     )
     inside = compare_records(make_sweep({"full": 0.9}, factors=(0.3, 30.0, 3.0)))
     assert inside.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("intervals", "at_edge"),
+    [
+        ({"optimizer.lr_factor": (0.1, 3.1)}, False),  # drawn from an interval, whose ends are elsewhere
+        ({"optimizer.lr_factor": (0.1, 3.0)}, True),
+        ({"optimizer.weight_decay": (0.0, 1.0)}, True),  # it stood in a list, each of whose values was tried once
+    ],
+)
+def test_the_ends_of_what_a_search_drew_from_are_its_edges(make_sweep, intervals, at_edge):
+    records = list(make_sweep({"full": 0.9}, factors=(0.3, 1.0, 3.0)))
+    search = SearchBudget(frozenset(record.job_id for record in records), {"ok": 3}, 0.0, intervals)
+    warnings = compare_records(records, searches=[search]).warnings
+    assert any("optimizer.lr_factor=3, the largest tried" in warning for warning in warnings) is at_edge
 
 
 def test_jobs_that_did_not_end_well_are_listed_and_in_no_mean(make_record):

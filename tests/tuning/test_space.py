@@ -123,6 +123,15 @@ def test_folds_are_runs_of_one_trial(space):
     assert {job.config.seed for job in made.jobs(made.arms[0].overrides, setting, tuning=False)} == {1}
 
 
+@pytest.mark.parametrize("repeats", [("dataset.folds=3", "dataset.fold=0,1,2"), ("dataset.split_seed=0,1,2",)])
+def test_a_trial_of_several_runs_is_not_pruned(space, repeats):
+    arguments = (*repeats, "dataset.shots=null", "seed=0,1", "optimizer.lr_factor=interval(1,2)", "tune.pruner=median")
+    said = "tune.pruner: median together with 3 runs a trial (folds, split or subset seeds) -> tune.pruner=none"
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        space(*arguments)
+    assert space("seed=0,1", "optimizer.lr_factor=interval(1,2)", "tune.pruner=median").arms
+
+
 def test_another_space_is_another_search_and_more_seeds_or_trials_are_not(space):
     def name(*arguments):
         return space("freeze_strategy=full", *arguments).arms[0].name

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import optuna
@@ -50,7 +53,7 @@ def run(one):
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_trials_are_those_of_optuna_alone(sampler):
-    """A loop of ask and tell in rounds of 4, each trial by a sampler of its own."""
+    """A loop of ask and tell in rounds of 4, each number of each trial by a sampler of its own."""
     kinds = {
         "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
         "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
@@ -62,7 +65,11 @@ def test_trials_are_those_of_optuna_alone(sampler):
         trials = []
         for number in range(first, min(first + 4, 22)):
             study.sampler = kinds[sampler](derive(7, "trial", number) % 2**32)
-            trials.append(study.ask(SPACE))
+            trials.append(study.ask())
+            assert trials[-1].relative_params.keys() <= SPACE.keys()  # those that are drawn together, now
+            for name, distribution in SPACE.items():
+                study.sampler = kinds[sampler](derive(7, "trial", number, name) % 2**32)
+                trials[-1]._suggest(name, distribution)
         settings = [(str(trial.params["lr"]), str(trial.params["decay"]), trial.params["batch"]) for trial in trials]
         for trial, setting in zip(trials, settings, strict=True):
             study.tell(trial, accuracy(setting))
@@ -106,16 +113,22 @@ def test_a_search_that_was_cut_goes_on_to_the_same_trials(tmp_path, uncut, when)
     assert run(search(open_journal(tmp_path), *options)) == uncut
 
 
-def test_a_cut_within_a_proposal_costs_no_trial(tmp_path, uncut):
+@pytest.mark.parametrize("number", [0, 13])
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_cut_within_a_proposal_changes_no_trial(tmp_path, sampler, number):
+    """The first number is drawn and kept; the rest is drawn by the command that goes on."""
+
     def half(trial):
+        if trial.number < number:
+            return settle(trial)
         trial.suggest_float("lr", 1e-3, 1e1, log=True)
         raise Cut
 
+    options = ("trials=18", f"sampler={sampler}")
     with pytest.raises(Cut):
-        search(open_journal(tmp_path), "trials=18", settle=half).propose()
-    found = run(search(open_journal(tmp_path), "trials=18"))
-    assert len(found) == len(set(found)) == 18
-    assert found[0][0] == uncut[0][0]
+        run(search(open_journal(tmp_path), *options, settle=half))
+    found = run(search(open_journal(tmp_path), *options))
+    assert found == run(search(optuna.storages.InMemoryStorage(), *options))
 
 
 def test_more_trials_go_on(tmp_path, uncut):
@@ -175,6 +188,24 @@ def test_an_unfinished_last_line_of_the_journal_is_mended(tmp_path, uncut):
     with (tmp_path / STUDY_FILE).open("ab") as journal:
         journal.write(b'{"op_code":4,"worker')
     assert run(search(open_journal(tmp_path, mend=True), *options)) == uncut
+
+
+def test_the_journal_is_mended_when_nobody_writes(tmp_path):
+    """Another machine, whose clock is an hour behind, is in the middle of a line."""
+    run(search(open_journal(tmp_path), "trials=2"))
+    path, lock = tmp_path / STUDY_FILE, tmp_path / f"{STUDY_FILE}.lock"
+    whole = path.read_bytes()
+    lock.touch()
+    os.utime(lock, (time.time() - 3600,) * 2)
+    line = whole.splitlines(keepends=True)[-1]
+    path.write_bytes(whole[: -len(line) // 2])
+    with ThreadPoolExecutor() as threads:
+        opened = threads.submit(open_journal, tmp_path, mend=True)
+        time.sleep(0.5)
+        path.write_bytes(whole)
+        lock.unlink()
+        opened.result()
+    assert path.read_bytes() == whole
 
 
 def test_a_damaged_journal_is_said_in_one_line(tmp_path):

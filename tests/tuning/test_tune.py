@@ -59,7 +59,7 @@ def trials(folder):
     }
 
 
-SEARCH = ("freeze_strategy=full,feature_extraction", "optimizer.lr_factor=tag(log,interval(1e-6,3))", "seed=0,1")
+SEARCH = ("freeze_strategy=full,feature_extraction", "optimizer.lr_factor=tag(log,interval(1e-3,10))", "seed=0,1")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,7 @@ def searches(tmp_path_factory):
         )  # fmt: skip
         out, err = process.communicate()
         assert process.returncode == 0, err
+        assert err.count("the other seeds, with the setting that val chose for each arm") == 1
         found[name] = where / "x", out
     return found
 
@@ -199,6 +200,7 @@ def test_it_looks_ahead_goes_on_with_more_trials_and_shows_the_front(tl, tmp_pat
     code, again, err = tl(*command, "tune.trials=4")
     assert (code, again) == (0, out)
     assert "to run" not in err
+    assert "other seeds" not in err
 
 
 def test_failed_trials_count_and_are_the_worst(tl, tmp_path):
@@ -215,6 +217,29 @@ def test_failed_trials_count_and_are_the_worst(tl, tmp_path):
     assert f"Trials without a result, which count as tried: full ({states['diverged']} diverged)" in words(out)
     values = [value for _, (value,), _ in next(iter(trials(tmp_path / "outputs/x").values()))]
     assert values.count(0.0) == states["diverged"]
+
+
+def test_what_was_tried_again_counts_as_it_ended_then(tl, tmp_path):
+    """Something stands in the way of the first trial; a kill then comes before the budget is entered."""
+    folder = tmp_path / "outputs/x"
+    command = (
+        "tune", *TINY, "freeze_strategy=full", "name=x", "optimizer.lr_factor=interval(0.5,2)", "tune.trials=2",
+        "tune.parallel=2",
+    )  # fmt: skip
+    in_the_way = folder / job(compose([*TINY, "freeze_strategy=full"], verb="tune")).id / "metrics.jsonl"
+    in_the_way.mkdir(parents=True)
+    code, out, _ = tl(*command)
+    assert (code, "full (1 failed)" in words(out)) == (1, True)
+    in_the_way.rmdir()
+    code, out, err = tl(*command, "retry_failed=true")
+    assert (code, "Trials without a result" in out) == (0, False), err
+    (budget,) = Ledger.open(folder).plan["tuning"]
+    assert budget["states"] == {"ok": 2}
+    ledger = Ledger.open(folder)
+    del ledger.plan["tuning"]
+    ledger.write()
+    assert tl(*command)[0] == 0
+    assert Ledger.open(folder).plan["tuning"] == [budget]
 
 
 def test_an_arm_that_cannot_train_at_all_does_not_use_up_its_trials(tl, tmp_path):

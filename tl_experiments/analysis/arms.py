@@ -84,11 +84,13 @@ class SearchBudget:
         jobs: Ids of its trials' runs.
         states: State of the ledger -> trials that ended so; one that was proposed twice counts twice.
         lost_s: Seconds of its runs that left no record.
+        intervals: Smallest and largest value of the numbers that were searched, by key.
     """
 
     jobs: frozenset[str]
     states: Mapping[str, int]
     lost_s: float
+    intervals: Mapping[str, tuple[float, float]]
 
     @property
     def trials(self) -> int:

@@ -93,7 +93,10 @@ def untuned_warnings(arms: Sequence[ArmRuns], _names: Mapping[Arm, str]) -> list
 
 
 def edge_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str]:
-    """Tuned numbers whose chosen value is the smallest or largest of 3 or more: a better one may lie beyond."""
+    """Tuned numbers whose chosen value is the smallest or largest of 3 or more: a better one may lie beyond.
+
+    Of an interval the ends are known, whether they were tried or not.
+    """
     at_edge: dict[str, list[str]] = {}
     for arm in arms:
         trials: list[dict[str, str]] = [json.loads(key) for key in arm.trials]
@@ -101,9 +104,9 @@ def edge_warnings(arms: Sequence[ArmRuns], names: Mapping[Arm, str]) -> list[str
         for key in chosen:
             tried = [number for trial in trials if (number := _number(trial.get(key))) is not None]
             value = _number(chosen[key])
-            drawn = bool(arm.searches) and len(set(tried)) == len(trials)  # from an interval, not from a list
-            if value is not None and not drawn and len(set(tried)) >= _GRID and value in (min(tried), max(tried)):
-                end = "smallest" if value == min(tried) else "largest"
+            known = {*tried, *(end for search in arm.searches for end in search.intervals.get(key, ()))}
+            if value is not None and len(known) >= _GRID and value in (min(known), max(known)):
+                end = "smallest" if value == min(known) else "largest"
                 at_edge.setdefault(f"{key}={value:g}, the {end} tried, was chosen for", []).append(names[arm.arm])
     return [f"{start} {listed(arms)}: a value beyond may be better." for start, arms in at_edge.items()]
 

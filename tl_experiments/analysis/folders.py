@@ -107,7 +107,10 @@ def _searches(plan: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> 
     lost = {entry["id"]: float(entry["seconds"] or 0) for entry in entries if entry["state"] != "ok"}
     return [
         SearchBudget(
-            frozenset(search["jobs"]), dict(search["states"]), sum(lost.get(job, 0.0) for job in set(search["jobs"]))
+            frozenset(search["jobs"]),
+            dict(search["states"]),
+            sum(lost.get(job, 0.0) for job in set(search["jobs"])),
+            {key: (low, high) for key, (low, high) in search.get("intervals", {}).items()},  # none in older files
         )
         for search in plan.get("tuning", ())
     ]

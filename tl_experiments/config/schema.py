@@ -184,7 +184,8 @@ class Tune:
         pruner: Ends trials early that are behind the others in val accuracy: ``median`` below their median (Golovin et
             al., 2017), ``hyperband`` by brackets of successive halving (Li et al., 2018). Heads on fixed features are
             trained together and never pruned.
-        objectives: ``accuracy`` on val, and ``seconds`` of a trial: with both the search is for their Pareto front.
+        objectives: ``accuracy`` on val, and ``seconds`` of a trial's runs, ``wall_clock_s`` in their records: with both
+            the search is for their Pareto front.
     """
 
     trials: int

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib
 import os
-import time
 import warnings
-from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tl_experiments.config.schema import TuneConfig
 from tl_experiments.errors import ConfigError, UserError
+from tl_experiments.records import storing
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.training.groups import Judge, unjudged
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from optuna.storages import JournalStorage
 
 STUDY_FILE = "study.journal"  # in the sweep's folder: the trials of all arms
-_STALE_S = 2.0  # a lock is held while a line is written
-_GRACE_S = 15  # after which a writer that waits takes it for one that nobody holds
+_GRACE_S = 15  # after which a writer that waits takes the lock, which is held while a line is written, for nobody's
 _BEHIND = {
     "median": "below the median of the other trials at this point",
     "hyperband": "not among the best of its bracket at this point",
@@ -51,8 +49,7 @@ def open_journal(folder: Path, *, mend: bool = False) -> JournalStorage:
 
     Args:
         folder: Of the sweep.
-        mend: Remove what a kill or a full disk left: a lock that nobody holds, and an unfinished last line, which what
-            is written next would join.
+        mend: Cut off the unfinished last line that a kill or a full disk left, which what is written next would join.
 
     Raises:
         UserError: The file is damaged.
@@ -62,23 +59,21 @@ def open_journal(folder: Path, *, mend: bool = False) -> JournalStorage:
     from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
     path = folder / STUDY_FILE
-    if mend:
-        _mend(path)
+    lock = JournalFileOpenLock(str(path), _GRACE_S)
+    if mend and path.exists():
+        with storing(path):
+            lock.acquire()  # a run that goes on without its command may report now
+        try:
+            if not (content := path.read_bytes()).endswith(b"\n"):
+                os.truncate(path, content.rfind(b"\n") + 1)
+        finally:
+            lock.release()
     try:
-        return JournalStorage(JournalFileBackend(str(path), JournalFileOpenLock(str(path), _GRACE_S)))
+        return JournalStorage(JournalFileBackend(str(path), lock))
     except (ValueError, KeyError) as error:
         raise UserError(
             str(path), f"cannot be read ({error})", "choose another name=, or move the folder away"
         ) from None
-
-
-def _mend(path: Path) -> None:
-    lock = path.with_name(f"{path.name}.lock")
-    with suppress(OSError):
-        if time.time() - lock.stat().st_mtime > _STALE_S:
-            lock.unlink()
-    if path.exists() and not (content := path.read_bytes()).endswith(b"\n"):
-        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def make_pruner(name: str) -> BasePruner:

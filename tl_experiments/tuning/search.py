@@ -19,7 +19,7 @@ from tl_experiments.sweeps.ledger import ENDED_BADLY, Ledger
 from tl_experiments.sweeps.pruning import STUDY_FILE, import_optuna, open_journal
 from tl_experiments.sweeps.sweep import Outcome, preview, run_sweep
 from tl_experiments.sweeps.tuning import Choose
-from tl_experiments.tuning.dimensions import Suggester
+from tl_experiments.tuning.dimensions import Interval, Suggester
 from tl_experiments.tuning.space import SearchedArm, Space
 from tl_experiments.tuning.studies import Proposal, Search
 
@@ -73,7 +73,10 @@ class Tuning:
             self._enter_budgets()
             if outcome and not complete:
                 return replace(outcome, trained=trained)
+        self._enter_budgets()  # what was tried again, and what was told just before a kill
         jobs, excused = self._last_jobs()
+        if any(job.config.tuning_seed is not None and not has_record(self._folder, job) for job in jobs):
+            logger.info("the other seeds, with the setting that val chose for each arm")
         outcome = run_sweep(jobs, self._folder, self._command)
         bad = tuple(entry for entry in outcome.bad if entry.id not in excused)
         return replace(outcome, trained=trained + outcome.trained, bad=bad)
@@ -223,13 +226,21 @@ class Tuning:
         return list({job.id: job for job in last}.values()), excused
 
     def _enter_budgets(self) -> None:
-        """What each search has spent, in ``sweep.json``: trials that left no record count as well."""
+        """What each search has spent, in ``sweep.json``: trials that left no record count as well.
+
+        A trial that was run again counts as it ended then, whatever the search was told.
+        """
         ledger = Ledger.open(self._folder)
+        intervals = {one.key: [one.low, one.high] for one in self._space.dimensions if isinstance(one, Interval)}
         budgets = {one["search"]: one for one in ledger.plan.get("tuning", [])}
         for arm in self._space.arms:
-            states = Counter(trial.user_attrs["state"] for trial in self._searches[arm.name].ended)
+            search = self._searches[arm.name]
+            states = Counter(
+                _state(self._tuning_jobs(arm, search.setting(trial)), ledger) or trial.user_attrs["state"]
+                for trial in search.ended
+            )
             jobs = [job.id for _, job in self._tried(arm)]
-            budgets[arm.name] = {"search": arm.name, "states": dict(states), "jobs": jobs}
+            budgets[arm.name] = {"search": arm.name, "states": dict(states), "jobs": jobs, "intervals": intervals}
         ledger.plan["tuning"] = list(budgets.values())
         ledger.write()
 
@@ -282,7 +293,7 @@ def _without_retry(job: Job) -> Job:
 
 def _state(jobs: Sequence[Job], ledger: Ledger) -> str | None:
     """Of a trial: ``ok`` where all of its jobs are, else the first that is not; None where one has not ended."""
-    states = [ledger.jobs[job.id].state for job in jobs]
+    states = [ledger.jobs[job.id].state if job.id in ledger.jobs else None for job in jobs]
     if any(state not in ("ok", "pruned", *ENDED_BADLY) for state in states):
         return None
     return next((state for state in states if state != "ok"), "ok")

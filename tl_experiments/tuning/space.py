@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
+from tl_experiments.config.schema import TuneConfig
 from tl_experiments.errors import ConfigError
 from tl_experiments.records import NOT_IN_THE_RESULT
 from tl_experiments.sweeps.expand import Composer, values
@@ -167,6 +168,11 @@ def _arms(given: Sequence[tuple[str, ...]], space: Space) -> Iterator[SearchedAr
         (example, *_) = runs = space.jobs(overrides, lowest, tuning=True)
         if example.id in seen:
             continue
+        assert isinstance(example.config, TuneConfig)  # the verb's root config makes it one
+        tune = example.config.tune
+        if tune.pruner != "none" and len(runs) > 1:  # a trial has one val accuracy at each validation
+            what = f"{tune.pruner} together with {len(runs)} runs a trial (folds, split or subset seeds)"
+            raise ConfigError("tune.pruner", what, "tune.pruner=none")
         seen.add(example.id)
         there = [one for one in space.dimensions if one.ends[0] in example.overrides]
         for end in (end for one in there for end in one.ends[1:]):
@@ -174,7 +180,7 @@ def _arms(given: Sequence[tuple[str, ...]], space: Space) -> Iterator[SearchedAr
         _, plain = space.composer(overrides)
         defaults = {one.key: point for one in there if (point := one.point(_value(plain, one.key))) is not None}
         labels = arm(example.config)
-        content = [[job.id for job in runs], space.dimensions, example.config.tune.objectives]  # type: ignore[attr-defined]
+        content = [[job.id for job in runs], space.dimensions, tune.objectives]
         digest = hashlib.sha256(repr(content).encode()).hexdigest()[:8]
         yield SearchedArm(f"{', '.join(labels.values())} {digest}", labels, overrides, defaults, example)
 

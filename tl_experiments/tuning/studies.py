@@ -12,6 +12,7 @@ from tl_experiments.sweeps.pruning import import_optuna, make_pruner
 
 if TYPE_CHECKING:
     from optuna import Study
+    from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
@@ -41,8 +42,7 @@ class Search:
         storage: Of all arms.
         name: Of the study.
         tune: What is searched, and how.
-        seed: Trial k is proposed by a sampler seeded with (``seed``, k), by what was told before: a command that was
-            cut goes on to the same trials, and repeats none. All arms have the same, and so begin with the same ones.
+        seed: Of all trials, see ``_seeded``. All arms have the same, and so begin with the same trials.
         defaults: Values of the first trial.
         settle: From a trial of optuna to its setting; see ``Space.settle``.
     """
@@ -57,13 +57,13 @@ class Search:
         settle: Callable[[Any], tuple[str, ...]],
     ) -> None:
         self._optuna = import_optuna()
-        self._tune, self._seed, self._settle = tune, seed, settle
+        self._tune, self._settle = tune, settle
         self.name, self._storage = name, storage
         self._settings: dict[int, tuple[str, ...]] = {}  # of trials that have ended
         self._study: Study = self._optuna.create_study(
             study_name=name,
             storage=storage,
-            sampler=self._sampler(0),
+            sampler=_seeded(tune.sampler, seed),
             pruner=make_pruner(tune.pruner),
             directions=[_DIRECTIONS[one] for one in tune.objectives],
             load_if_exists=True,
@@ -79,15 +79,11 @@ class Search:
     def propose(self) -> list[Proposal]:
         """The trials of the next round: what an earlier command proposed and did not end, then new ones."""
         running = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.name == "RUNNING"]
-        found = []
-        for trial in running:  # one that was cut while it was proposed gets the rest of its setting
-            self._study.sampler = self._sampler(trial.number)
-            found.append(self._proposal(self._optuna.trial.Trial(self._study, trial._trial_id)))
+        # one that was cut while it was proposed gets the rest of its setting
+        found = [self._proposal(self._optuna.trial.Trial(self._study, trial._trial_id)) for trial in running]
         ended, parallel = len(self.ended), self._tune.parallel
         end_of_round = min(self._tune.trials, (ended // parallel + 1) * parallel)
-        for number in range(ended + len(found), end_of_round):
-            self._study.sampler = self._sampler(number)
-            found.append(self._proposal(self._study.ask()))
+        found += [self._proposal(self._study.ask()) for _ in range(ended + len(found), end_of_round)]
         return found
 
     def setting(self, trial: FrozenTrial) -> tuple[str, ...]:
@@ -124,8 +120,32 @@ class Search:
     def _proposal(self, trial: Any) -> Proposal:
         return Proposal(trial._trial_id, trial.number, self._settle(trial))
 
-    def _sampler(self, number: int) -> BaseSampler:
-        samplers, seed = self._optuna.samplers, derive(self._seed, "trial", number) % 2**32
-        if self._tune.sampler == "random":
-            return samplers.RandomSampler(seed=seed)
-        return samplers.TPESampler(seed=seed, constant_liar=True, warn_independent_sampling=False)
+
+def _seeded(kind: str, seed: int) -> BaseSampler:
+    """Optuna's, a new one for each draw, seeded with the number of the trial and the name of what is drawn alone.
+
+    So a search that was cut goes on to the same trials, also where one was proposed in part.
+    """
+    from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+
+    def fresh(trial: FrozenTrial, *name: str) -> BaseSampler:
+        draw = derive(seed, "trial", trial.number, *name) % 2**32
+        if kind == "random":
+            return RandomSampler(seed=draw)
+        return TPESampler(seed=draw, constant_liar=True, warn_independent_sampling=False)
+
+    class Seeded(BaseSampler):
+        def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+            return fresh(trial).infer_relative_search_space(study, trial)
+
+        def sample_relative(
+            self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+        ) -> dict[str, Any]:
+            return fresh(trial).sample_relative(study, trial, search_space)
+
+        def sample_independent(
+            self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+        ) -> Any:
+            return fresh(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
+
+    return Seeded()
