@@ -142,6 +142,7 @@ def test_a_signal_reaches_every_rank_once_and_a_kill_leaves_none(tmp_path):
     wait_for(lambda: not processes_of(tmp_path), 20)
     (entry,) = Ledger.open(tmp_path / "x").jobs.values()
     assert entry.state == "interrupted"
+    assert f"its log: {tmp_path / 'x' / entry.id / 'job.log'}; tl logs" in errors
     step = int(entry.cause.partition("after step ")[2].split()[0])
     assert max(tmp_path.glob("x/*/resume-*.pt")).stem == f"resume-{step:08d}"
 
