@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -23,6 +25,7 @@ from tl_experiments.sweeps.journal import journal_path
 from tl_experiments.sweeps.launched import launched, srun_variables
 from tl_experiments.sweeps.ledger import Ledger
 from tl_experiments.sweeps.local import check_devices, server, slots
+from tl_experiments.sweeps.ranks import Processes
 from tl_experiments.sweeps.sweep import run_sweep
 from tl_experiments.sweeps.tasks import Task
 
@@ -97,6 +100,27 @@ def test_a_rank_that_fails_ends_the_others_with_its_cause(tiny, tmp_path):
         assert RunRecord.read(tmp_path / one.id).environment["devices"] == (1 if one is alone else 2)
 
 
+class _OneIsEnough:
+    """Like the module that it wraps, but it starts no second process."""
+
+    def __init__(self):
+        self.started = []
+        self.Pipe = multiprocessing.Pipe
+
+    def Process(self, **options):  # noqa: N802
+        if self.started:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        self.started.append(multiprocessing.get_context("spawn").Process(**options))
+        return self.started[0]
+
+
+def test_ranks_that_have_no_company_are_ended(tiny, tmp_path):
+    context = _OneIsEnough()
+    with pytest.raises(BlockingIOError):
+        Processes(context, Task((job(tiny(*DDP)),)), tmp_path, 1, {})
+    assert not context.started[0].is_alive()
+
+
 def _start(tmp_path):
     return subprocess.Popen(
         [*COMMAND, f"output_dir={tmp_path}", "trainer.max_epochs=400"],
@@ -118,6 +142,7 @@ def test_a_signal_reaches_every_rank_once_and_a_kill_leaves_none(tmp_path):
     wait_for(lambda: not processes_of(tmp_path), 20)
     (entry,) = Ledger.open(tmp_path / "x").jobs.values()
     assert entry.state == "interrupted"
+    assert f"its log: {tmp_path / 'x' / entry.id / 'job.log'}; tl logs" in errors
     step = int(entry.cause.partition("after step ")[2].split()[0])
     assert max(tmp_path.glob("x/*/resume-*.pt")).stem == f"resume-{step:08d}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -19,7 +20,9 @@ import torch
 from tests.training.watching import watched
 from tl_experiments import interrupt
 from tl_experiments.config import TrainConfig
+from tl_experiments.data.decoded import Shared
 from tl_experiments.errors import StorageError
+from tl_experiments.features.batches import CachedData
 from tl_experiments.objectives.supervised import SupervisedObjective
 from tl_experiments.training.ranks import Ranks
 from tl_experiments.training.run import run
@@ -163,6 +166,35 @@ def moved(cfg: TrainConfig, folder: Any, rank: int, before: bool) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Ranks, "check_equal", moving)
+        return run(cfg, folder)
+
+
+def slow(cfg: TrainConfig, folder: Any, rank: int, seconds: float) -> Any:
+    """A run in which one process makes all that a phase is prepared with, while the other finds it made."""
+
+    def slowed(work: Callable[..., Any]) -> Callable[..., Any]:
+        def after_a_while(*arguments: Any) -> Any:
+            if rank == int(os.environ["RANK"]):
+                time.sleep(seconds)
+            return work(*arguments)
+
+        return after_a_while
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((CachedData, "ensure"), (Shared, "__init__")):
+            patch.setattr(owner, name, slowed(getattr(owner, name)))
+        return run(cfg, folder)
+
+
+def with_a_full_disk(cfg: TrainConfig, folder: Any, rank: int) -> Any:
+    """A run in which one process finds no room for any file."""
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.MonkeyPatch.context() as patch:
+        if rank == int(os.environ["RANK"]):
+            patch.setattr(os, "fsync", full)
         return run(cfg, folder)
 
 

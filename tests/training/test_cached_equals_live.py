@@ -6,7 +6,9 @@ import contextlib
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+from torch import nn
 from torch.nn import functional
 
 from tests.features.conftest import build_model
@@ -238,3 +240,12 @@ def _by_a_stack(net, size, phase, images, labels, batches):
 
 def _head(state):
     return {name.rpartition(".")[2]: tensor for name, tensor in state.items() if name.startswith("head.")}
+
+
+def test_each_phase_is_cut_where_the_model_computes(tiny, tmp_path, monkeypatch):
+    """Lightning takes it to the CPU after each fit. Here float64 is another device, on which nothing computes."""
+    to = nn.Module.to
+    monkeypatch.setattr(nn.Module, "to", lambda self, *where, **how: to(self, *where, **how).float())
+    monkeypatch.setattr(pl.LightningModule, "cpu", lambda self: self.double())
+    record = run(tiny("freeze_strategy=gradual_unfreezing", "trainer.max_epochs=16"), tmp_path)
+    assert len(record.work["cached_phases"]) > 2

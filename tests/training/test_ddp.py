@@ -19,7 +19,9 @@ from tests.training.processes import (
     sigkill,
     sigterm,
     sleep,
+    slow,
     weights_after,
+    with_a_full_disk,
 )
 from tests.training.test_resume import assert_equal, ends, lines, three_phases
 from tests.training.watching import distance
@@ -126,6 +128,19 @@ def test_each_image_is_decoded_and_encoded_once_over_both(tiny, tmp_path, pair, 
     again, _ = pair.do(record_of, cfg, tmp_path / "again")[0]
     assert again.work["images_decoded"] == again.work["images_encoded"] == 0
     assert again.metrics == first.metrics
+
+
+def test_what_one_prepares_may_take_longer_than_an_exchange(tiny, tmp_path, pair, uneven):
+    """Each image is decoded once over both in a phase that is computed in every step, too."""
+    cfg = tiny(*uneven, *DDP, "freeze_strategy=lp_ft", "trainer.max_epochs=4", "trainer.timeout_s=4")
+    for answer in pair.do(slow, cfg, tmp_path / "two", 1, 6):
+        assert not isinstance(answer, BaseException), answer
+        assert answer.work == {"images_decoded": 78, "images_encoded": 66, "cached_phases": [0], "together": 1}
+
+
+def test_an_error_of_the_first_in_writing_is_that_of_all(tiny, tmp_path, pair):
+    for error in pair.do(with_a_full_disk, tiny(*DDP), tmp_path / "two", 0):
+        assert isinstance(error, StorageError), error
 
 
 def test_linear_scaling_is_said_and_recorded(tiny, tmp_path, pair):

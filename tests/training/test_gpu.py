@@ -74,6 +74,12 @@ def test_a_cached_phase_trains_like_a_live_one(tiny, tmp_path, hold):
     _close(_weights(tmp_path / "cached"), _weights(tmp_path / "live"))
 
 
+@pytest.mark.parametrize("trainer", [["trainer=default"], ["trainer=ddp", "trainer.devices=1"]], ids=str)
+def test_every_cached_phase_is_encoded_on_the_device(tiny, tmp_path, trainer):
+    record = run(tiny(*trainer, *GPU, "freeze_strategy=gradual_unfreezing", "trainer.max_epochs=16"), tmp_path)
+    assert len(record.work["cached_phases"]) > 2
+
+
 def test_heads_together_are_heads_alone(tiny, tmp_path):
     jobs = [
         (tiny(*GPU, "freeze_strategy=feature_extraction", f"optimizer.lr={rate}"), tmp_path / str(number))

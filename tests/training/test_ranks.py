@@ -9,9 +9,11 @@ import torch
 
 from tests.training.test_lr_range import config
 from tl_experiments.errors import ConfigError
+from tl_experiments.training.build import build
 from tl_experiments.training.lr_range import range_test
+from tl_experiments.training.parallel import prepared, share_of
 from tl_experiments.training.randomness import seed_step
-from tl_experiments.training.ranks import ALONE, ranks_of
+from tl_experiments.training.ranks import ALONE, Ranks, ranks_of, refuse_one_for_two
 from tl_experiments.training.run import run
 
 TORCHRUN = {"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"}
@@ -60,6 +62,33 @@ def test_batchnorm_that_trains_and_what_it_needs(tiny, tmp_path, overrides, what
     with pytest.raises(ConfigError, match=what):
         run(tiny(*ddp, "freeze_strategy=full"), tmp_path)
     run(tiny(*ddp, "freeze_strategy=full", "freeze_strategy.norm_stats=frozen", "trainer.max_epochs=1"), tmp_path)
+
+
+def test_synchronised_batchnorm_sees_each_image_once(tiny):
+    """Three devices: of five images each has some, though one is single; with statistics of their own two work."""
+    ddp = ["trainer=ddp", "trainer.devices=3", "trainer.batch_size=4", "freeze_strategy=full"]
+    parts = build(tiny(*ddp))
+    for options, parts_of_five in ([], [3, 2, 3]), (["trainer.sync_batchnorm=true"], [2, 2, 1]):
+        trainer = tiny(*ddp, *options).trainer
+        shares = [share_of(trainer, parts, Ranks(rank, rank, 3)) for rank in range(3)]
+        assert [len(range(5)[share.part(5)]) for share in shares] == parts_of_five
+    for n, note in (
+        (3, "An epoch has a batch of 2 images for 3 devices: BatchNorm counted some of them twice."),
+        (4, ""),
+    ):
+        trainer = tiny(*ddp, "trainer.sync_batchnorm=true", f"trainer.batch_size={n}").trainer
+        notes = prepared(trainer, parts, "gpu").notes[len(parts.notes) :]
+        assert " ".join(notes) == note
+
+
+def test_two_processes_on_one_gpu_are_named():
+    """As under torchrun on a machine with fewer GPUs than processes, each of which is shown the same one."""
+    store = torch.distributed.HashStore()
+    for rank, gpu in enumerate(["GPU-a", "GPU-b", "GPU-a"]):
+        store.set(f"gpu {rank}", gpu)
+    with pytest.raises(ConfigError, match=r"trainer.devices: 2 of 3 processes have one GPU \(GPU-a\) -> no more"):
+        refuse_one_for_two(store, Ranks(2, 2, 3), "GPU-a")
+    refuse_one_for_two(store, Ranks(2, 2, 3), "GPU-c")
 
 
 def test_each_process_drops_other_units_and_the_first_those_of_one_process():

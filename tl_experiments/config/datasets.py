@@ -37,7 +37,7 @@ class _DatasetOptions:
             them out and records the list.
         max_pixels: Larger images are refused by their header, before memory is taken.
         preload_max_bytes: Decode a split once and hold it in memory if it takes no more than this; where images are
-            augmented, hold as many decoded originals.
+            augmented, hold as many decoded originals. The processes of a job on one machine share it.
     """
 
     val_fraction: float

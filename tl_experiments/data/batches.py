@@ -121,6 +121,12 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     return max(1, full + (rest > 0) - _joined(n, batch_size))
 
 
+def fewest_images(n: int, batch_size: int) -> int:
+    """Of the batches that ``epoch_batches`` makes, those of the smallest."""
+    rest = 0 if _joined(n, batch_size) else n % batch_size
+    return rest or min(n, batch_size)
+
+
 def batch_notes(n: int, batch_size: int) -> tuple[str, ...]:
     """What is unusual about the batches, in whole sentences."""
     if n < batch_size:

@@ -73,16 +73,20 @@ class Processes:
         self._asked = False
         self._deadline = float("inf")
         self._reserved = _reserve_port() if self._together else None
-        for number in range(trainer.devices):
-            variables = {}
-            if self._reserved is not None:
-                variables = torchrun_variables(number, trainer.devices, self._reserved.getsockname()[1])
-            receiver, sender = context.Pipe(duplex=False)
-            arguments = (task, folder, threads, {**environment, **variables}, anew, sender)
-            process = context.Process(target=work, args=arguments, name=f"task {task.id} rank {number}")
-            process.start()
-            sender.close()
-            self._ranks.append(_Rank(number, process, receiver))
+        try:
+            for number in range(trainer.devices):
+                variables = {}
+                if self._reserved is not None:
+                    variables = torchrun_variables(number, trainer.devices, self._reserved.getsockname()[1])
+                receiver, sender = context.Pipe(duplex=False)
+                arguments = (task, folder, threads, {**environment, **variables}, anew, sender)
+                process = context.Process(target=work, args=arguments, name=f"task {task.id} rank {number}")
+                process.start()
+                sender.close()
+                self._ranks.append(_Rank(number, process, receiver))
+        except BaseException:  # nobody would know of those that have started
+            self.kill()
+            raise
 
     @property
     def over(self) -> bool:
@@ -123,6 +127,8 @@ class Processes:
         for rank in self._ranks:
             rank.process.join()
         self._ranks.clear()
+        if self._reserved is not None:
+            self._reserved.close()
 
     def _said(self, rank: _Rank) -> Iterator[tuple[Any, ...]]:
         """Pass on what rank 0 said, and keep of the others only what went wrong."""

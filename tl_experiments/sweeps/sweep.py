@@ -116,6 +116,8 @@ def _run(jobs: Sequence[Job], wanted: Sequence[Job], ledger: Ledger, datasets: D
     tasks = _tasks(jobs, todo, ledger)
     where = _slots(tasks, ledger)
     logger.info("sweep %s: %s, %s", folder, _counts(wanted, todo, tasks), _describe(where))
+    if len(todo) == 1:  # of a single run people expect to see its epochs
+        logger.info("its log: %s; tl logs %s %s --follow shows it", folder / tasks[0].log, folder, todo[0].id)
     book = _book(todo[0].config, where)
     plan = make_plan(tasks, datasets, book, len(where.devices))
     _log(table(plan))

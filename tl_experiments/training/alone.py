@@ -61,11 +61,14 @@ def _run(
         logger.info(line)
     if trains_head_only(cfg.freeze_strategy):  # of others nobody expects to be trained together
         logger.info("trains alone: %s", why_alone(cfg))
-    if ranks.first:
+
+    def begin() -> None:
         (target / RECORD_FILE).unlink(missing_ok=True)  # a record beside other metrics would lie
         remove_stale_temporaries(target)
         check_space(cfg, parts, target)
         write_start(target, cfg, identity, parts.lr)
+
+    ranks.done_by_first(begin)
 
     def agreed(validations: int, accuracy: float) -> str | None:
         return ranks.from_first(judge(validations, accuracy) if ranks.first else None)
@@ -102,15 +105,16 @@ def _run(
     notes = (*training_notes(cfg, module), *kept, *([f"Batch: {batch}."] if batch else []))
     (memory,) = ranks.largest(peak_memory_bytes(accelerator))
     state = whole(parts.model.state_dict(), ranks.first)
-    record: RunRecord | None = None
-    if ranks.first:
+
+    def end() -> RunRecord:
         metrics = write_results(target, parts.data, history, tests)
         write_checkpoint(target, cfg, identity, parts, state)
         trained = Trained(metrics, module.step, module.accumulation, work, notes, memory)
         record = make_record(cfg, identity, parts, history, trained, accelerator, precision)
         record.write(target)
         remove_resume_points(target)
+        return record
+
+    record = ranks.done_by_first(end)
     fitted.release()
-    record = ranks.from_first(record)
-    assert record is not None
     return record

@@ -127,8 +127,9 @@ def open_data(cfg: TrainConfig, images: OpenImages) -> TransferDataModule:
     Raises:
         DataError: It cannot be divided so.
     """
+    each = cfg.dataset.preload_max_bytes // cfg.trainer.devices  # processes that share a machine's memory
     return TransferDataModule(
-        cfg.dataset,
+        replace(cfg.dataset, preload_max_bytes=each),
         cfg.augmentation,
         images.geometry,
         source=images.source,

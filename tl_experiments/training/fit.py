@@ -17,9 +17,7 @@ import pytorch_lightning as pl
 
 from tl_experiments.config.schema import TrainConfig
 from tl_experiments.config.trainers import Fsdp
-from tl_experiments.data.batches import Share
 from tl_experiments.interrupt import Interrupted
-from tl_experiments.training.audit import live_statistics
 from tl_experiments.training.build import Parts
 from tl_experiments.training.caching import Cached, cached_phase, describe, hold_bytes
 from tl_experiments.training.environment import device_of
@@ -27,7 +25,7 @@ from tl_experiments.training.groups import Told, unwatched
 from tl_experiments.training.history import History
 from tl_experiments.training.identity import job_id
 from tl_experiments.training.module import TransferModule
-from tl_experiments.training.parallel import placement
+from tl_experiments.training.parallel import placement, share_of
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.profiling import StepProfiler
 from tl_experiments.training.progress import progress_callbacks
@@ -94,15 +92,15 @@ def fit(
     if isinstance(cfg.trainer, Fsdp):
         shard(parts.model, device)
         history.best_state = shares(history.best_state, parts.model)
-    parts.model.to(device)
     if accelerator == "gpu":
         parts.data.serve(device, hold_bytes(cfg, device))
-    parts.data.divide(_share(parts, ranks))
+    parts.data.divide(share_of(cfg.trainer, parts, ranks))
     ranks.check_equal(undivided(parts.model), "before the first phase")
     for phase in parts.phases:
         if not phase.last and (phase.end_step < done or (phase.end_step == done and not unvalidated)):
             continue
         inside = point if point is not None and phase.first_step < point.step else None
+        parts.model.to(device)  # Lightning takes it to the CPU after each fit
         parts.model.begin(phase.phase)
         for earlier in found.values():
             earlier.data.close()
@@ -205,9 +203,7 @@ class _Saver:
         first = self._ranks.first
         model = whole({name: state[name] for name in state if name in changed}, first)
         optimizer, history = whole(module.optimizer_state(), first), whole(self._history.state(), first)
-        if not first:
-            return
-        ResumePoint(
+        point = ResumePoint(
             run=self._run,
             step=module.step,
             model=model,
@@ -218,19 +214,14 @@ class _Saver:
             losses=losses,
             accumulation=module.accumulation,
             elapsed_s=time.perf_counter() - self._history.started,
-        ).write(self._history.folder)
+        )
+        self._ranks.done_by_first(lambda: point.write(self._history.folder))
 
 
 def _digest(phase: PhaseSteps) -> str:
     content = hashlib.sha256(repr(sorted(phase.phase.lr_multiplier.items())).encode()).hexdigest()[:8]
     steps, n = f"{phase.first_step} to {phase.end_step}", len(phase.phase.lr_multiplier)
     return f"steps {steps}, {n} tensors, norm statistics {phase.phase.norm_stats}, rates {content}"
-
-
-def _share(parts: Parts, ranks: Ranks) -> Share:
-    model, plan = parts.model, [steps.phase for steps in parts.phases]
-    live = any(live_statistics(model, model.layout, phase) for phase in plan)
-    return Share(ranks.rank, ranks.world_size, 2 if live else 1)
 
 
 def _agreed(ranks: Ranks, module: TransferModule | None, work: Callable[[], T]) -> T:
@@ -245,6 +236,7 @@ def _agreed(ranks: Ranks, module: TransferModule | None, work: Callable[[], T]) 
             if ranks.world_size == 1:
                 raise
             signum = error.signum
+        ranks.wait()
         (signum,) = ranks.largest(signum)
         if signum:
             raise Interrupted(signum)

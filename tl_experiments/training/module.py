@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import time
@@ -34,6 +35,7 @@ from tl_experiments.training.memory import (
 )
 from tl_experiments.training.metrics import Predictions, diverged, first_non_finite
 from tl_experiments.training.optimization import build_optimizer, restore_optimizer, schedule
+from tl_experiments.training.parallel import least_images
 from tl_experiments.training.phases import PhaseSteps
 from tl_experiments.training.randomness import seed_step
 from tl_experiments.training.ranks import Ranks
@@ -115,7 +117,7 @@ class TransferModule(pl.LightningModule):
 
         def start() -> Iterator[Batch]:
             coming = iter(batches)
-            while True:
+            for number in itertools.count():
                 try:
                     with interrupt.held(self.ranks.world_size > 1):  # the others wait for this batch
                         batch = next(coming)
@@ -123,6 +125,8 @@ class TransferModule(pl.LightningModule):
                     return
                 except Interrupted as error:
                     self.end(error.signum)
+                if number == 0:  # perhaps after a whole split was decoded
+                    self.ranks.wait()
                 yield batch
 
         return Batches(start, len(batches))
@@ -148,7 +152,7 @@ class TransferModule(pl.LightningModule):
         self.audit = FreezeAudit(self.model, self.model.layout, self.phase.phase, self.torch_optimizer())
         live = self._live()
         self._before_step, self._before_backward = (Statistics(self.model, live) for _ in range(2))
-        self._smallest_part = 2 if live else 1
+        self._smallest_part = least_images(self.cfg.trainer, bool(live))
         self._begin_average()
 
     def on_train_batch_start(self, *_: Any) -> None:

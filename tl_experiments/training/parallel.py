@@ -13,10 +13,12 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from tl_experiments.config.trainers import Ddp, Fsdp, OneDevice, Trainer
+from tl_experiments.data.batches import Share, fewest_images
 from tl_experiments.errors import ConfigError
 from tl_experiments.training.audit import live_statistics
 from tl_experiments.training.build import Parts
 from tl_experiments.training.environment import device_of
+from tl_experiments.training.ranks import Ranks
 
 
 class OneProcess(LightningEnvironment):
@@ -69,7 +71,13 @@ def prepared(cfg: Trainer, parts: Parts, accelerator: str) -> Parts:
             what = f"true, but torch synchronises statistics between GPUs only; {len(live)} BatchNorms train here"
             raise ConfigError("trainer.sync_batchnorm", what, "false, or trainer.accelerator=gpu")
         convert_sync_batchnorm(parts.model)  # in place: names, parameters and modes stay
-        return parts
+        fewest = fewest_images(parts.data.spec.sizes["train"], cfg.effective_batch_size)
+        if fewest >= world_size:
+            return parts
+        note = (
+            f"An epoch has a batch of {fewest} images for {world_size} devices: BatchNorm counted some of them twice."
+        )
+        return replace(parts, notes=(*parts.notes, note))
     if cfg.effective_batch_size < least:
         what = f"{cfg.effective_batch_size} over all {world_size} devices, and BatchNorm trains on 2 or more on each"
         raise ConfigError("trainer.batch_size", what, "give more, or trainer.sync_batchnorm=true")
@@ -89,6 +97,19 @@ def _live_batchnorm(parts: Parts) -> list[str]:
     live = {name for steps in parts.phases for name in live_statistics(model, model.layout, steps.phase)}
     norms = {name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
     return sorted(name for name in norms if f"{name}.running_mean" in live)
+
+
+def least_images(cfg: Trainer, live: bool) -> int:
+    """Of a part of a batch, where statistics are ``live``: a BatchNorm cannot train on one image of its own."""
+    synchronised = isinstance(cfg, Ddp) and cfg.sync_batchnorm and cfg.world_size > 1
+    return 2 if live and not synchronised else 1
+
+
+def share_of(cfg: Trainer, parts: Parts, ranks: Ranks) -> Share:
+    """The part of each batch that this process computes, in all phases."""
+    model = parts.model
+    live = any(live_statistics(model, model.layout, steps.phase) for steps in parts.phases)
+    return Share(ranks.rank, ranks.world_size, least_images(cfg, live))
 
 
 def placement(cfg: Trainer, accelerator: str) -> dict[str, Any]:

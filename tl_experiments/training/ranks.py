@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -101,10 +102,19 @@ class Ranks:
         return tuple(found.tolist())
 
     def take_first(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors with the first process's, on their device."""
+        """Overwrite tensors with the first process's, wherever they stand."""
         if self.world_size > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor.detach(), src=0)
+            own = [tensor.detach() for tensor in tensors]
+            for tensor, value in zip(own, self.from_first([tensor.cpu() for tensor in own]), strict=True):
+                tensor.copy_(value)
+
+    def wait(self) -> None:
+        """Until all have come here: for a day, since one may find in its caches what another makes.
+
+        Other exchanges take no longer than ``timeout_s``. The death of a process ends the wait of all.
+        """
+        if self.world_size > 1:
+            dist.monitored_barrier(self.control, timeout=_DAY)
 
     def done_by_first(self, work: Callable[[], T]) -> T:
         """``work`` in the first process alone: its result in all of them, or its error where that is a user's.
@@ -119,7 +129,7 @@ class Ranks:
                 outcome = work(), None
             except UserError as raised:
                 outcome = None, raised
-        dist.monitored_barrier(self.control, timeout=_DAY)
+        self.wait()
         result, error = self.from_first(outcome)
         if error is not None:
             raise error
@@ -129,7 +139,9 @@ class Ranks:
         """``work`` in the first process, then in the others, which find what it has left in caches."""
         results: list[T] = []
         self.done_by_first(lambda: results.append(work()))
-        return results[0] if self.first else work()
+        result = results[0] if self.first else work()
+        self.wait()
+        return result
 
     def check_equal(self, state: Mapping[str, Tensor], when: str) -> None:
         """Raise a TrainingError unless all processes hold the same bits."""
@@ -188,6 +200,8 @@ def opened(cfg: Trainer, accelerator: str) -> Iterator[Ranks]:
     timeout = datetime.timedelta(seconds=cfg.timeout_s)
     store = PrefixStore(f"job {next(_opened)}", meeting_place(ranks.rank, ranks.world_size))
     with _quiet(ranks), _losing_others(ranks):
+        if device is not None:
+            refuse_one_for_two(store, ranks, str(torch.cuda.get_device_properties(device).uuid))
         try:
             dist.init_process_group(
                 "gloo" if device is None else "nccl",
@@ -224,6 +238,26 @@ def _own_gpu(local_rank: int) -> torch.device:
         raise ConfigError("trainer.devices", what, "no more devices than GPUs, or trainer.accelerator=cpu")
     torch.cuda.set_device(number)
     return torch.device("cuda", number)
+
+
+def refuse_one_for_two(store: Store, ranks: Ranks, gpu: str) -> None:
+    """NCCL does not work where two processes have one GPU, and says so in a way that hides the cause.
+
+    Args:
+        store: In which the processes tell each other.
+        ranks: Who this one is.
+        gpu: Its GPU, by a name that no other has.
+
+    Raises:
+        ConfigError: Another process has it too; each process raises it.
+    """
+    store.set(f"gpu {ranks.rank}", gpu)
+    used = Counter(store.get(f"gpu {rank}").decode() for rank in range(ranks.world_size))
+    name, most = used.most_common(1)[0]
+    if most > 1:
+        what = f"{most} of {ranks.world_size} processes have one GPU ({name})"
+        fix = "no more processes on a machine than GPUs that they see, or trainer.accelerator=cpu"
+        raise ConfigError("trainer.devices", what, fix)
 
 
 @contextmanager
