@@ -15,6 +15,7 @@ from tl_experiments import interrupt
 from tl_experiments.cache.locks import try_hold
 from tl_experiments.errors import UserError
 from tl_experiments.interrupt import Detached
+from tl_experiments.sweeps import cluster as clusters
 from tl_experiments.sweeps.cluster import Condition
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.journal import journal_path, lock_path
@@ -224,3 +225,23 @@ def test_a_command_leaves_no_job_without_an_account(tiny, tmp_path):
     states = {name: ledger.jobs[name].state for name in "abcde"}
     assert states == {"a": "running", "b": "submitted", "c": "interrupted", "d": "interrupted", "e": "skipped"}
     assert list(ledger.tasks) == ["t"]
+
+
+def test_nothing_is_chosen_before_all_settings_were_tried(tiny, cluster, tmp_path, monkeypatch):
+    """One was cancelled: that val chose another would not be true."""
+    monkeypatch.setattr(clusters, "_LAST_LINES_S", 0.0)
+    options = ("freeze_strategy=full", "tuning_seed=0", *ON_A_CLUSTER)
+    jobs = [job(tiny(f"optimizer.lr_factor={f}", f"seed={seed}", *options)) for seed in (0, 1) for f in (0.1, 1)]
+
+    def cancelled(cluster):
+        cluster.turn("0").send(("ended", 0, "failed", "a bug", 1.0))
+        cluster.turn("1")
+        cluster.says = {"1": Condition("ended", "cancelled", outside=True)}
+
+    cluster.steps[:] = [cancelled]
+    outcome = run_sweep(jobs, tmp_path / "sweep", "command", choose=lambda settings: min(settings))
+    waits = ("skipped", "1 of 2 jobs with seed 0 have not ended; run it again")
+    assert [(entry.state, entry.cause) for entry in outcome.bad] == [
+        ("failed", "a bug"), ("interrupted", "cancelled; run it again"), waits, waits,
+    ]  # fmt: skip
+    assert len(cluster.tasks) == 2

@@ -82,6 +82,8 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str, choose: Choose | 
         if planned.arms:
             logger.info("tuning on seed %s first, then the other seeds with what val chose", jobs[0].config.tuning_seed)
         trained = _run(jobs, planned.first, ledger, datasets)
+        if planned.arms and not _may_choose(planned.first, jobs, ledger):
+            return _outcome(jobs, trained, ledger)
         if planned.arms:
             second, left_out = _second(planned, folder, choose)
             for job_id, cause in left_out.items():
@@ -94,6 +96,19 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str, choose: Choose | 
                     "tuned on seed %s: %d jobs of settings that val did not choose are left out", seed, len(left_out)
                 )
         return _outcome(jobs, trained, ledger)
+
+
+def _may_choose(first: Sequence[Job], jobs: Sequence[Job], ledger: Ledger) -> bool:
+    """Whether all settings were tried; one that was cancelled, say, is still to run, and the rest waits for it."""
+    untried = sum(ledger.jobs[job.id].state not in (*SETTLED, *ENDED_BADLY) for job in first)
+    if untried:
+        seed = jobs[0].config.tuning_seed
+        why = f"{untried} of {len(first)} jobs with seed {seed} have not ended"
+        logger.info("%s: val chooses, and the other seeds run, when the same command has run them", why)
+        for entry in (ledger.jobs[job.id] for job in jobs if job not in first):
+            if entry.state == "pending":
+                entry.state, entry.cause = "skipped", f"{why}; run it again"
+    return not untried
 
 
 def _second(planned: Stages, folder: Path, choose: Choose | None) -> tuple[list[Job], dict[str, str]]:
