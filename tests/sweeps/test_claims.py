@@ -15,6 +15,7 @@ from tl_experiments import interrupt
 from tl_experiments.cache.locks import try_hold
 from tl_experiments.errors import UserError
 from tl_experiments.interrupt import Detached
+from tl_experiments.sweeps import claims
 from tl_experiments.sweeps import cluster as clusters
 from tl_experiments.sweeps.cluster import Condition
 from tl_experiments.sweeps.jobs import Job
@@ -71,10 +72,12 @@ def out_of_memory(journal, folder):
     [
         (SUBMITTED, None, WAITING, False, ["submitted", "submitted"], "Priority"),
         (SUBMITTED, None, None, False, ["submitted", "submitted"], ""),
-        (SUBMITTED, None, GONE, True, ["interrupted", "interrupted"], "gone; run it again"),  # halves were tried next
-        (ALONE, None, GONE, True, ["failed"], "gone"),
+        (SUBMITTED, None, GONE, True, ["interrupted", "interrupted"], "its process did not begin: gone; run it"),
+        (ALONE, None, GONE, True, ["interrupted"], "its process did not begin: gone; run it again"),
+        (SUBMITTED, nothing, GONE, True, ["interrupted", "interrupted"], "gone; run it again"),  # halves were next
+        (ALONE, nothing, GONE, True, ["failed"], "gone"),
         (ALONE, None, Condition("ended", "lost", outside=True), True, ["interrupted"], "lost; run it again"),
-        (ALONE, None, Condition("ended"), True, ["failed"], "ended before it was done"),
+        (ALONE, nothing, Condition("ended"), True, ["failed"], "ended before it was done"),
         (SUBMITTED, nothing, RUNNING, False, ["running", "running"], "node"),
         (SUBMITTED, nothing, None, False, ["running", "running"], "node, but its process shows no sign of life"),
         (SUBMITTED, one_failed, RUNNING, False, ["failed", "running"], "a bug"),
@@ -137,6 +140,7 @@ def cluster(tmp_path, monkeypatch):
     def interrupted(cluster):
         os.kill(os.getpid(), signal.SIGINT)
 
+    monkeypatch.setattr(claims, "SHOWS_WITHIN_S", 0.0)
     found = Scripted(tmp_path / "sweep", *[interrupted] * 9)
     put_in_place(found, monkeypatch.setattr)
     return found
@@ -245,3 +249,29 @@ def test_nothing_is_chosen_before_all_settings_were_tried(tiny, cluster, tmp_pat
         ("failed", "a bug"), ("interrupted", "cancelled; run it again"), waits, waits,
     ]  # fmt: skip
     assert len(cluster.tasks) == 2
+
+
+def test_what_an_earlier_task_wrote_may_show_late(tiny, cluster, tmp_path, monkeypatch):
+    """Its job is not computed again for that."""
+    monkeypatch.setattr(claims, "SHOWS_WITHIN_S", 60.0)
+    monkeypatch.setattr(claims, "_LOOK_S", 0.01)
+    one = job(tiny("freeze_strategy=full", *ON_A_CLUSTER))
+    ledger = Ledger(tmp_path)
+    ledger.jobs[one.id] = Entry(one.id, [], "submitted")
+    ledger.tasks[one.id] = dataclasses.replace(ALONE, id=one.id, jobs=[one.id], cluster="another")
+    looks = iter(
+        [
+            lambda: None,
+            lambda: turn(tmp_path, Task((one,))).send(("ended", 0, "ok", None, 1.0)),
+            lambda: record(tmp_path, one),
+        ]
+    )
+
+    def look(*arguments, **options):
+        next(looks)()
+        return standing(*arguments, **options)
+
+    monkeypatch.setattr(claims, "ask", lambda *_: ({one.id: GONE}, {}))
+    monkeypatch.setattr(claims, "standing", look)
+    assert claims.settle(ledger, [Task((one,))], None)
+    assert ledger.jobs[one.id].state == "ok"
