@@ -275,3 +275,21 @@ def test_what_an_earlier_task_wrote_may_show_late(tiny, cluster, tmp_path, monke
     monkeypatch.setattr(claims, "standing", look)
     assert claims.settle(ledger, [Task((one,))], None)
     assert ledger.jobs[one.id].state == "ok"
+
+
+def test_a_failure_in_a_task_that_goes_on_is_tried_again_after_it(tiny, cluster, tmp_path, caplog):
+    def probes(*options):
+        return [job(tiny(f"optimizer.lr_factor={factor}", *ON_A_CLUSTER, *options)) for factor in (1, 2)]
+
+    def interrupted(cluster):
+        cluster.says = {"0": RUNNING}
+        os.kill(os.getpid(), signal.SIGINT)
+
+    cluster.steps[:] = [
+        lambda cluster: cluster.turn("0").send(("ended", 0, "failed", "a bug", 1.0)), *[interrupted] * 2,
+    ]  # fmt: skip
+    detach(probes(), tmp_path / "sweep")
+    caplog.set_level("WARNING", "tl_experiments")
+    detach(probes("retry_failed=true"), tmp_path / "sweep")
+    assert len(cluster.tasks) == 1
+    assert "1 jobs that failed are of tasks that go on with others: retry_failed=true runs them again" in caplog.text

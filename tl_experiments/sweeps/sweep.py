@@ -138,6 +138,7 @@ def _run(jobs: Sequence[Job], wanted: Sequence[Job], ledger: Ledger, datasets: D
     keeper = Bookkeeper(ledger, plan, book, _common(jobs))
     there = known(ledger, tasks, cluster)
     if there:
+        _tell_who_is_not_retried([job for task in tasks if task.id in there for job in task.todo], ledger)
         keeper.follows([task for task in tasks if task.id in there], list(there.values()))
     with shown(keeper.board):
         execute(tasks, folder, where, executor, cluster, there, keeper)
@@ -146,6 +147,16 @@ def _run(jobs: Sequence[Job], wanted: Sequence[Job], ledger: Ledger, datasets: D
     ledger.plan.setdefault("costs", []).append(spent)
     _log(comparison(spent))
     return len(todo)
+
+
+def _tell_who_is_not_retried(followed: Sequence[Job], ledger: Ledger) -> None:
+    failed = sum(ledger.jobs[job.id].state in ENDED_BADLY for job in followed)
+    if failed:
+        logger.warning(
+            "%d jobs that failed are of tasks that go on with others: retry_failed=true runs them again after these "
+            "tasks have ended, by the same command",
+            failed,
+        )
 
 
 def preview(jobs: Sequence[Job], folder: Path, choose: Choose | None = None) -> str:
