@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -129,6 +130,30 @@ def test_a_lock_that_was_taken_away_stays_with_its_new_holder(tmp_path):
         path.unlink()
         _write(path, host="elsewhere", pid=1, started=5, since=0.0)
     assert json.loads(path.read_text())["host"] == "elsewhere"
+
+
+def test_who_was_taken_for_dead_is_told_and_leaves_the_file_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.02)
+    path, told = tmp_path / "lock", threading.Event()
+    with try_hold(path, told.set) as held:
+        assert not held.is_lost()
+        assert not told.wait(0.2)
+        _write(tmp_path / "new", age_s=30, host="elsewhere", pid=1, started=5, since=0.0)
+        os.replace(tmp_path / "new", path)
+        before = path.stat().st_mtime_ns
+        assert told.wait(10)
+        assert held.is_lost()
+        time.sleep(0.1)
+        assert path.stat().st_mtime_ns == before
+
+
+def test_a_lock_that_another_process_puts_back_is_not_lost(tmp_path):
+    """It had taken it for the stale one of before."""
+    path = tmp_path / "lock"
+    with try_hold(path) as held:
+        path.rename(tmp_path / "aside")
+        threading.Timer(0.1, (tmp_path / "aside").rename, [path]).start()
+        assert not held.is_lost()
 
 
 def test_a_forked_child_does_not_give_it_back(tmp_path):

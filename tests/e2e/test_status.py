@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import TINY
 from tests.sweeps.processes import put_in_place
-from tests.sweeps.scripted import RUNNING, WAITING, Scripted, record, turn
+from tests.sweeps.scripted import GONE, RUNNING, WAITING, Scripted, record, turn
 from tl_experiments.errors import UserError
 from tl_experiments.sweeps import claims, executors
 from tl_experiments.sweeps.jobs import Job
@@ -190,6 +190,14 @@ def test_a_log_is_followed_until_its_job_has_ended(tl, sweep, tiny):
     thread.start()
     assert tl("logs", sweep, "seed=2", "--follow")[:2] == (0, "one\ntwo\nthree\n")
     thread.join()
+
+
+def test_a_log_of_a_task_that_died_without_a_word_has_an_end(tl, sweep, cluster):
+    log = sweep / "2abc" / "job.log"
+    log.parent.mkdir()
+    log.write_text("one\n")
+    cluster.says["8"] = GONE
+    assert tl("logs", sweep, "seed=2", "--follow")[:2] == (0, "one\n")
 
 
 def test_cancel_without_a_command_that_follows(tl, sweep, cluster):

@@ -15,6 +15,8 @@ from tl_experiments import interrupt
 from tl_experiments.cache.locks import try_hold
 from tl_experiments.errors import UserError
 from tl_experiments.interrupt import Detached
+from tl_experiments.sweeps import claims
+from tl_experiments.sweeps import cluster as clusters
 from tl_experiments.sweeps.cluster import Condition
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.journal import journal_path, lock_path
@@ -70,10 +72,12 @@ def out_of_memory(journal, folder):
     [
         (SUBMITTED, None, WAITING, False, ["submitted", "submitted"], "Priority"),
         (SUBMITTED, None, None, False, ["submitted", "submitted"], ""),
-        (SUBMITTED, None, GONE, True, ["interrupted", "interrupted"], "gone; run it again"),  # halves were tried next
-        (ALONE, None, GONE, True, ["failed"], "gone"),
+        (SUBMITTED, None, GONE, True, ["interrupted", "interrupted"], "its process did not begin: gone; run it"),
+        (ALONE, None, GONE, True, ["interrupted"], "its process did not begin: gone; run it again"),
+        (SUBMITTED, nothing, GONE, True, ["interrupted", "interrupted"], "gone; run it again"),  # halves were next
+        (ALONE, nothing, GONE, True, ["failed"], "gone"),
         (ALONE, None, Condition("ended", "lost", outside=True), True, ["interrupted"], "lost; run it again"),
-        (ALONE, None, Condition("ended"), True, ["failed"], "ended before it was done"),
+        (ALONE, nothing, Condition("ended"), True, ["failed"], "ended before it was done"),
         (SUBMITTED, nothing, RUNNING, False, ["running", "running"], "node"),
         (SUBMITTED, nothing, None, False, ["running", "running"], "node, but its process shows no sign of life"),
         (SUBMITTED, one_failed, RUNNING, False, ["failed", "running"], "a bug"),
@@ -136,6 +140,7 @@ def cluster(tmp_path, monkeypatch):
     def interrupted(cluster):
         os.kill(os.getpid(), signal.SIGINT)
 
+    monkeypatch.setattr(claims, "SHOWS_WITHIN_S", 0.0)
     found = Scripted(tmp_path / "sweep", *[interrupted] * 9)
     put_in_place(found, monkeypatch.setattr)
     return found
@@ -224,3 +229,67 @@ def test_a_command_leaves_no_job_without_an_account(tiny, tmp_path):
     states = {name: ledger.jobs[name].state for name in "abcde"}
     assert states == {"a": "running", "b": "submitted", "c": "interrupted", "d": "interrupted", "e": "skipped"}
     assert list(ledger.tasks) == ["t"]
+
+
+def test_nothing_is_chosen_before_all_settings_were_tried(tiny, cluster, tmp_path, monkeypatch):
+    """One was cancelled: that val chose another would not be true."""
+    monkeypatch.setattr(clusters, "_LAST_LINES_S", 0.0)
+    options = ("freeze_strategy=full", "tuning_seed=0", *ON_A_CLUSTER)
+    jobs = [job(tiny(f"optimizer.lr_factor={f}", f"seed={seed}", *options)) for seed in (0, 1) for f in (0.1, 1)]
+
+    def cancelled(cluster):
+        cluster.turn("0").send(("ended", 0, "failed", "a bug", 1.0))
+        cluster.turn("1")
+        cluster.says = {"1": Condition("ended", "cancelled", outside=True)}
+
+    cluster.steps[:] = [cancelled]
+    outcome = run_sweep(jobs, tmp_path / "sweep", "command", choose=lambda settings: min(settings))
+    waits = ("skipped", "1 of 2 jobs with seed 0 have not ended; run it again")
+    assert [(entry.state, entry.cause) for entry in outcome.bad] == [
+        ("failed", "a bug"), ("interrupted", "cancelled; run it again"), waits, waits,
+    ]  # fmt: skip
+    assert len(cluster.tasks) == 2
+
+
+def test_what_an_earlier_task_wrote_may_show_late(tiny, cluster, tmp_path, monkeypatch):
+    """Its job is not computed again for that."""
+    monkeypatch.setattr(claims, "SHOWS_WITHIN_S", 60.0)
+    monkeypatch.setattr(claims, "_LOOK_S", 0.01)
+    one = job(tiny("freeze_strategy=full", *ON_A_CLUSTER))
+    ledger = Ledger(tmp_path)
+    ledger.jobs[one.id] = Entry(one.id, [], "submitted")
+    ledger.tasks[one.id] = dataclasses.replace(ALONE, id=one.id, jobs=[one.id], cluster="another")
+    looks = iter(
+        [
+            lambda: None,
+            lambda: turn(tmp_path, Task((one,))).send(("ended", 0, "ok", None, 1.0)),
+            lambda: record(tmp_path, one),
+        ]
+    )
+
+    def look(*arguments, **options):
+        next(looks)()
+        return standing(*arguments, **options)
+
+    monkeypatch.setattr(claims, "ask", lambda *_: ({one.id: GONE}, {}))
+    monkeypatch.setattr(claims, "standing", look)
+    assert claims.settle(ledger, [Task((one,))], None)
+    assert ledger.jobs[one.id].state == "ok"
+
+
+def test_a_failure_in_a_task_that_goes_on_is_tried_again_after_it(tiny, cluster, tmp_path, caplog):
+    def probes(*options):
+        return [job(tiny(f"optimizer.lr_factor={factor}", *ON_A_CLUSTER, *options)) for factor in (1, 2)]
+
+    def interrupted(cluster):
+        cluster.says = {"0": RUNNING}
+        os.kill(os.getpid(), signal.SIGINT)
+
+    cluster.steps[:] = [
+        lambda cluster: cluster.turn("0").send(("ended", 0, "failed", "a bug", 1.0)), *[interrupted] * 2,
+    ]  # fmt: skip
+    detach(probes(), tmp_path / "sweep")
+    caplog.set_level("WARNING", "tl_experiments")
+    detach(probes("retry_failed=true"), tmp_path / "sweep")
+    assert len(cluster.tasks) == 1
+    assert "1 jobs that failed are of tasks that go on with others: retry_failed=true runs them again" in caplog.text

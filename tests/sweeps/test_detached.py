@@ -15,9 +15,14 @@ import pytest
 
 from tests.conftest import TINY
 from tests.sweeps.processes import KILLED_WHILE_SUBMITTING, ON_PROCESSES, Processes, is_alive, put_in_place
+from tests.sweeps.scripted import turn
 from tests.sweeps.test_sweep import job, metrics
+from tl_experiments.sweeps.journal import journal_path, lock_path
 from tl_experiments.sweeps.ledger import Ledger
+from tl_experiments.sweeps.local import server
+from tl_experiments.sweeps.remote import work_remotely
 from tl_experiments.sweeps.sweep import run_sweep
+from tl_experiments.sweeps.tasks import Task
 
 ROOT = Path(__file__).parents[2]
 SLOW = ["freeze_strategy=full", "trainer.max_epochs=2000", "dataset.shots=5"]
@@ -178,3 +183,41 @@ def test_the_second_stage_of_tuning_comes_after_a_detachment_too(out):
     ledger = Ledger.open(out / "x")
     assert sorted(one.state for one in ledger.jobs.values()) == ["ok", "ok", "ok", "unchosen"]
     assert len(began(out)) == 3
+
+
+def in_a_process(task, folder):
+    """A turn of the task, to its end; returns the exit code."""
+    process = server(alone=True).Process(target=work_remotely, args=(task, folder, 1, "a turn"))
+    process.start()
+    process.join(120)
+    return process.exitcode
+
+
+def test_a_later_turn_leaves_alone_what_an_earlier_one_saw_end(tiny, tmp_path):
+    jobs = [job(tiny(f"optimizer.lr_factor={factor}")) for factor in (1, 2)]
+    task = Task(tuple(jobs))
+    turn(tmp_path, task).send(("ended", 0, "diverged", "loss is nan", 1.0))
+    assert in_a_process(task, tmp_path) == 0
+    assert [(tmp_path / one.id / "record.json").exists() for one in jobs] == [False, True]
+    journal = journal_path(tmp_path, task.id)
+    assert [json.loads(line)["event"] for line in journal.read_text().splitlines() if "progress" not in line] == [
+        "began", "ended", "began", "ended", "over",
+    ]  # fmt: skip
+    (tmp_path / jobs[1].id / "record.json").unlink()
+    before = journal.read_text()
+    assert in_a_process(task, tmp_path) == 0
+    assert journal.read_text() == before
+
+
+def test_a_task_that_was_taken_for_dead_ends_without_a_record(tiny, tmp_path):
+    one = job(tiny("freeze_strategy=full", "trainer.max_epochs=2000", "dataset.shots=5"))
+    process = server(alone=True).Process(target=work_remotely, args=(Task((one,)), tmp_path, 1, "a turn"))
+    process.start()
+    lock = lock_path(tmp_path, one.id)
+    wait_for(lock.exists)
+    lock.write_text('{"host": "elsewhere", "pid": 1, "started": 5, "since": 0.0}')
+    process.join(60)
+    assert process.exitcode == 1
+    assert not (tmp_path / one.id / "record.json").exists()
+    assert "another one goes on with its task" in (tmp_path / one.id / "job.log").read_text()
+    assert "elsewhere" in lock.read_text()

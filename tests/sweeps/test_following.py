@@ -110,6 +110,28 @@ def test_a_task_of_several_that_dies_is_tried_again_in_halves(tmp_path, jobs, ov
     assert ("split", 2, "ended before it was done" if over else "gone") in seen.events
 
 
+def test_what_a_task_wrote_may_show_late(tmp_path, jobs, monkeypatch):
+    """Journal and record of a machine whose files take a minute to show: the job is done, not dead."""
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(clusters.time, "monotonic", lambda: next(clock))
+
+    def show(cluster):
+        cluster.turn("0").send(("ended", 0, "ok", None, 1.0))
+        record(tmp_path, jobs[0])
+
+    seen = follow(Scripted(tmp_path, say("0", GONE), say("0", GONE), show), [Task((jobs[0],))])
+    assert seen.ends == {"a": ("ok", None)}
+
+
+def test_no_job_is_to_blame_for_a_process_that_did_not_begin(tmp_path, jobs, monkeypatch):
+    """Such as for a line of the setup: the jobs are not tried again in halves."""
+    monkeypatch.setattr(clusters, "_RECORD_S", 0.0)
+    death = Condition("ended", "exit code 7 before it was done", log="cluster/submitit/0_0_log.err")
+    seen = follow(Scripted(tmp_path, say("0", death)), [Task(tuple(jobs[:2]))])
+    cause = f"its process did not begin: {death.detail}; see {death.log}; run it again"
+    assert seen.ends == dict.fromkeys("ab", ("interrupted", cause))
+
+
 def test_a_job_that_dies_alone_has_failed_and_one_with_a_record_has_not(tmp_path, jobs):
     def die(cluster):
         cluster.turn("0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -76,6 +77,20 @@ def test_a_signal_while_it_is_taken_leaves_no_lock(tmp_path, monkeypatch):
 def test_the_same_process_is_told_too(tmp_path):
     with running_here(tmp_path), pytest.raises(UserError, match=f"by process {os.getpid()} on"), running_here(tmp_path):
         pass
+
+
+def test_a_command_that_was_taken_for_dead_writes_no_more(tmp_path):
+    """It stood still for over a minute, and one of another machine began."""
+    with running_here(tmp_path):
+        ledger = Ledger.open(tmp_path)
+        ledger.write()
+        other = {"host": "elsewhere boot", "pid": 1, "started": 5, "since": 0.0}
+        (tmp_path / LOCK_FILE).write_text(json.dumps(other))
+        (tmp_path / "sweep.json").write_text("the other's")
+        with pytest.raises(UserError, match="another one took over: it is run by process 1 on elsewhere since"):
+            ledger.write()
+        assert (tmp_path / "sweep.json").read_text() == "the other's"
+    assert json.loads((tmp_path / LOCK_FILE).read_text()) == other
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

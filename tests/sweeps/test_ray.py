@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+import subprocess
 import sys
 
 import pytest
@@ -12,7 +15,7 @@ from tl_experiments.sweeps.executors import check_executor, cluster_of, places
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.ray_cluster import RayCluster
 from tl_experiments.sweeps.ray_resources import Offer, check_demand, demand
-from tl_experiments.sweeps.ray_task import Actor
+from tl_experiments.sweeps.ray_task import CANCELLED, Actor, end_process
 from tl_experiments.training.caching import hold_bytes
 
 CPU_NODE, GPU_NODE = {"CPU": 8.0, "memory": 64e9}, {"CPU": 16.0, "memory": 64e9, "GPU": 4.0, "big": 1.0}
@@ -158,7 +161,7 @@ def test_a_cluster_that_ended_with_its_command_is_not_opened_again():
 )
 def test_what_becomes_of_an_actor(monkeypatch, actor, condition):
     monkeypatch.setattr(ray_cluster, "ask", lambda _function, _names: {"a": actor} if actor else {})
-    found = RayCluster("b:1").conditions(["a"])["a"]
+    found = RayCluster(None).conditions(["a"])["a"]
     assert (found.state, found.detail, found.outside) == condition
 
 
@@ -169,3 +172,33 @@ def test_tasks_that_share_a_gpu_share_its_memory(tiny, monkeypatch):
     device = torch.device("cuda")
     assert hold_bytes(tiny("executor=ray", "executor.gpus_per_task=1"), device) == 40_000
     assert hold_bytes(tiny("executor=ray", "executor.gpus_per_task=0.25"), device) == 10_000
+
+
+def test_a_silent_cluster_is_told_of_once_and_ends_nothing(caplog):
+    pytest.importorskip("ray")
+    with socket.create_server(("127.0.0.1", 0)) as server:  # nobody listens there afterwards
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    cluster = RayCluster(address)
+    caplog.set_level(logging.WARNING, "tl_experiments")
+    assert [cluster.conditions(["x/y/z"]) for _ in range(2)] == [{}, {}]
+    (line,) = caplog.messages
+    assert line.startswith(f"ray {address} does not answer")
+    with pytest.raises(UserError, match=f"{address} cannot be used"):
+        cluster.cancel(["x/y/z"])
+
+
+def test_a_task_is_asked_to_end_without_ps_and_nobody_else(monkeypatch):
+    pytest.importorskip("ray")
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    task, other = subprocess.Popen([*sleeper, "ray::RayTask.__init__"]), subprocess.Popen(sleeper)
+    monkeypatch.setenv("PATH", "")
+    try:
+        assert end_process(task.pid)
+        assert task.wait(10) == -CANCELLED
+        assert not end_process(task.pid)
+        assert not end_process(other.pid)
+        assert other.poll() is None
+    finally:
+        task.kill()
+        other.kill()
+        other.wait()

@@ -41,7 +41,7 @@ def test_lines_of_squeue_become_conditions():
         "4_0": Condition("ended", "exit(0) before it was done (SLURM job 4_0)"),
         "1": Condition("ended", "exit code 3 before it was done (SLURM job 1)"),
         "2": Condition("ended", "killed by SIGKILL: out of memory? raise executor.memory_gb (SLURM job 2)"),
-        "3": Condition("ended", "killed by SIGKILL: out of memory? raise executor.memory_gb (SLURM job 3)"),
+        "3": Condition("ended", "its node could not start it: JobLaunchFailure (SLURM job 3)", outside=True),
         "4_2": Condition("waiting", "JobArrayTaskLimit"),
         "20": Condition("waiting", "Resources", 600),
         "22": Condition("waiting", "ReqNodeNotAvail, UnavailableNodes:n2"),

@@ -14,6 +14,7 @@ import platform
 import secrets
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +24,7 @@ from typing import Any
 
 HEARTBEAT_S = 5.0
 SILENCE_S = 60.0  # without a heartbeat, after which a holder that we cannot look at counts as gone
+_IN_HANDS_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,31 @@ class Holder:
 class Held:
     """A lock that this process holds; a thread touches its file, so that other machines see that it is alive."""
 
-    def __init__(self, path: Path, content: bytes) -> None:
+    def __init__(self, path: Path, content: bytes, lost: Callable[[], None] | None) -> None:
         self.path, self._content, self._pid = path, content, os.getpid()
-        self._released = threading.Event()
-        threading.Thread(target=_beat, args=(path, self._released), daemon=True).start()
+        self._released, self._lost = threading.Event(), lost
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def is_lost(self) -> bool:
+        """Whether this process was taken for dead, such as after it was stopped for more than a minute."""
+        for _ in range(2):
+            try:
+                return self.path.read_bytes() != self._content
+            except FileNotFoundError:  # or another process has it in its hands for a moment: see _remove_stale
+                time.sleep(_IN_HANDS_S)
+            except OSError:
+                return False  # nobody can tell
+        return True
+
+    def _beat(self) -> None:
+        while not self._released.wait(HEARTBEAT_S):
+            if not self.is_lost():
+                with suppress(OSError):
+                    os.utime(self.path)
+            elif not self._released.is_set():
+                if self._lost is not None:
+                    self._lost()
+                return
 
     def release(self) -> None:
         """Give the lock back; a second time, or in a forked child, it does nothing."""
@@ -69,13 +92,14 @@ class Held:
         self.release()
 
 
-def try_hold(path: Path) -> Held | None:
+def try_hold(path: Path, lost: Callable[[], None] | None = None) -> Held | None:
     """Take a lock, or None where a living process has it.
 
     A lock is stale if its process on this host is gone, or its file, of another host, was not touched for a minute.
 
     Args:
         path: Of the lock's file; its folder is made.
+        lost: Called, in a thread, when it turns out that another process has taken this one for dead.
 
     Raises:
         OSError: The file cannot be written.
@@ -97,7 +121,7 @@ def try_hold(path: Path) -> Held | None:
             except BaseException:
                 path.unlink(missing_ok=True)
                 raise
-            return Held(path, content)
+            return Held(path, content, lost)
     return None
 
 
@@ -220,9 +244,3 @@ def _host() -> str:
 
 def _short_host() -> str:
     return hashlib.sha256(_host().encode()).hexdigest()[:8]
-
-
-def _beat(path: Path, released: threading.Event) -> None:
-    while not released.wait(HEARTBEAT_S):
-        with suppress(OSError):
-            os.utime(path)

@@ -31,6 +31,7 @@ _MOST_LOGS = 10
 _FAILED = ("failed", "diverged", "oom")
 _CHUNK_BYTES = 1 << 16
 _LOOK_S = 0.5  # between two looks at a log
+_ASK_S = 30.0  # between two questions to its cluster
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -101,12 +102,14 @@ def _log_of(folder: Path, fit: Sequence[Entry], which: str) -> Path:
 
 
 def _print(folder: Path, path: Path, tail: int | None, follow: bool) -> None:
-    rest = b""
+    rest, ask_at = b"", time.monotonic() + _LOOK_S / 2  # a cluster takes its time: first show what is there
     with path.open("rb") as stream:
         if tail is not None:
             stream.seek(_start_of_last(stream, tail))
         while True:
-            goes_on = follow and _at_work(folder, path)  # asked before the last look
+            if ask := time.monotonic() > ask_at:
+                ask_at = time.monotonic() + _ASK_S
+            goes_on = follow and _at_work(folder, path, ask)  # asked before the last look
             while chunk := stream.read(_CHUNK_BYTES):
                 *lines, rest = (rest + chunk).split(b"\n")
                 sys.stdout.write("".join(f"{_shown(line)}\n" for line in lines))
@@ -144,10 +147,10 @@ def _shown(line: bytes) -> str:
     return one_line(text.rpartition("\r")[2])
 
 
-def _at_work(folder: Path, path: Path) -> bool:
-    """Whether more of this log is to be expected."""
+def _at_work(folder: Path, path: Path, ask_clusters: bool) -> bool:
+    """Whether more of this log is to be expected; a task that died without a word is known to its cluster alone."""
     from tl_experiments.sweeps.survey import survey
 
-    rows = survey(folder, ask_clusters=False).rows
+    rows = survey(folder, ask_clusters=ask_clusters).rows
     states = {row.state for row in rows if row.entry.log and folder / row.entry.log == path}
     return not states.isdisjoint(("pending", "submitted", "running"))

@@ -181,7 +181,7 @@ class TrainCommand:
         """A line each, by what tells the job apart, with its log and the way to run it again; returns the exit code."""
         for entry in outcome.bad:
             name = " ".join(text for text in entry.overrides if text not in outcome.common) or f"job {entry.id}"
-            log = f"; see {outcome.folder / entry.log}" if entry.log else ""
+            log = f"; see {outcome.folder / entry.log}" if entry.log and (outcome.folder / entry.log).exists() else ""
             again = "" if entry.state in ("interrupted", "skipped") else "; retry_failed=true runs it again"
             sys.stderr.write(plain(f"error: {name}: {entry.state}: {entry.cause}{log}{again}") + "\n")
         return SOME_FAILED if outcome.bad else OK

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Collection, Mapping, Sequence
 
 from tl_experiments.errors import UserError
@@ -9,8 +11,12 @@ from tl_experiments.sweeps.bookkeeping import from_to
 from tl_experiments.sweeps.cluster import Cluster, Condition
 from tl_experiments.sweeps.executors import cluster_of
 from tl_experiments.sweeps.ledger import Ledger, Submitted
-from tl_experiments.sweeps.standing import enter, standing
+from tl_experiments.sweeps.standing import SHOWS_WITHIN_S, TaskStanding, enter, standing
 from tl_experiments.sweeps.tasks import Task
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 1.0  # between two looks
 
 
 def settle(ledger: Ledger, tasks: Sequence[Task], cluster: Cluster | None) -> bool:
@@ -37,13 +43,29 @@ def settle(ledger: Ledger, tasks: Sequence[Task], cluster: Cluster | None) -> bo
         and not (task.id in ours and task.outlives and cluster is not None and task.cluster == cluster.name)
     ]
     found, silent = ask(others, cluster)
-    standings = {task.id: standing(ledger.folder, task, found.get(task.id), followed=False) for task in others}
+    standings = _standings(ledger, others, found)
     alive = [task for task in others if not standings[task.id].gone]
     if alive:
         raise _at_work(ledger, alive, wanted, cluster, silent)
     for task in others:
         enter(ledger, task, standings[task.id])
     return bool(others)
+
+
+def _standings(ledger: Ledger, tasks: Sequence[Submitted], found: Mapping[str, Condition]) -> dict[str, TaskStanding]:
+    """How each stands, once files that other machines have just written show here."""
+    deadline = None
+    while True:
+        standings = {task.id: standing(ledger.folder, task, found.get(task.id), followed=False) for task in tasks}
+        late = [task_id for task_id, one in standings.items() if one.gone and one.unseen]
+        if not late or (deadline is not None and time.monotonic() > deadline):
+            return standings
+        if deadline is None:
+            deadline = time.monotonic() + SHOWS_WITHIN_S
+            logger.info(
+                "waiting for what %d tasks may have written to show here, %.0f s at most", len(late), SHOWS_WITHIN_S
+            )
+        time.sleep(_LOOK_S)
 
 
 def known(ledger: Ledger, tasks: Sequence[Task], cluster: Cluster | None) -> dict[str, str]:

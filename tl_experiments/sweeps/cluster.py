@@ -17,14 +17,14 @@ from tl_experiments.sweeps.bookkeeping import has_record
 from tl_experiments.sweeps.journal import JournalReader, journal_path, lock_path
 from tl_experiments.sweeps.lock import CancelRequest, answer_cancel, asked_to_cancel
 from tl_experiments.sweeps.reports import Listener, Reports
-from tl_experiments.sweeps.standing import DIED, NO_RECORD
+from tl_experiments.sweeps.standing import DIED, NO_RECORD, SHOWS_WITHIN_S, without_a_beginning
 from tl_experiments.sweeps.tasks import Task
 
 logger = logging.getLogger(__name__)
 
 _TICK_S = 0.2  # between two looks whether a signal or a request came
-_RECORD_S = 90.0  # that another machine's record.json may take to show on a shared disk
-_LAST_LINES_S = 5.0  # that a journal's last lines may take after the cluster says that a task has ended
+_RECORD_S = SHOWS_WITHIN_S
+_LAST_LINES_S = 5.0  # that the last lines of a journal that shows may take after the cluster says that a task has ended
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,15 @@ class Condition:
         time_left_s: Until its limit; None where there is none.
         outside: It was ended from outside, by a person or a lost machine: no job of it is to blame, and all of them are
             left to the next command.
+        log: From the sweep's folder, what its process printed before it wrote a log of its own; empty where there is no
+            such file.
     """
 
     state: Literal["waiting", "running", "ended"]
     detail: str = ""
     time_left_s: float | None = None
     outside: bool = False
+    log: str = ""
 
 
 class Cluster(Protocol):
@@ -81,8 +84,10 @@ class _Followed:
     held_back: list[dict[str, Any]] = field(default_factory=list)
     held_since: float | None = None
     begun: bool = False
+    heard: bool = False
     over: bool = False
     ended_at: float | None = None
+    outside: bool = False
 
     def listen(self, listener: Listener) -> None:
         """Take what the journal says; a good end only when its record can be read here."""
@@ -90,7 +95,7 @@ class _Followed:
         for line in lines:
             match line:
                 case {"event": "began"}:
-                    self.over, self.reports.last_word = False, None
+                    self.heard, self.over, self.reports.last_word = True, False, None
                     self._begin(listener)
                 case {"event": "ended", "job": job, "state": state, "cause": cause, "seconds": seconds}:
                     self._end(line, self._position(job), state, cause, seconds, listener)
@@ -114,6 +119,7 @@ class _Followed:
             self.ended_at = None  # it was put back into the queue
         elif self.ended_at is None:
             self.ended_at = time.monotonic()
+        self.outside = condition.outside
 
     @property
     def has_ended(self) -> bool:
@@ -122,7 +128,8 @@ class _Followed:
             return False
         if self.over or not self.reports.left:
             return True
-        if self.ended_at is None or time.monotonic() - self.ended_at < _LAST_LINES_S:
+        patience_s = _LAST_LINES_S if self.heard or self.outside else _RECORD_S
+        if self.ended_at is None or time.monotonic() - self.ended_at < patience_s:
             return False
         return holder(lock_path(self.folder, self.reports.task.id)) is None
 
@@ -132,8 +139,12 @@ class _Followed:
             if has_record(self.folder, self.reports.task.jobs[position]):
                 self.reports.take(("ended", position, "ok", None, 0.0), listener)
         death = (condition.detail if condition else "") or DIED
-        if condition is not None and condition.outside and self.reports.last_word is None:
+        if self.reports.last_word is not None:
+            pass
+        elif condition is not None and condition.outside:
             self.reports.last_word = "interrupted", f"{death}; run it again", True
+        elif not self.heard:
+            self.reports.last_word = "interrupted", without_a_beginning(condition), True
         return self.reports.conclude(listener, death)
 
     def _position(self, job: Any) -> int | None:

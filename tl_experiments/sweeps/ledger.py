@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tl_experiments.errors import UserError
 from tl_experiments.records import SWEEP_FILE, write_atomically
+from tl_experiments.sweeps.lock import check_ours
 
 SCHEMA_VERSION = 1
 
@@ -138,7 +139,12 @@ class Ledger:
         }
 
     def write(self) -> None:
-        """Replace ``sweep.json`` atomically."""
+        """Replace ``sweep.json`` atomically.
+
+        Raises:
+            UserError: Another command has taken this one for dead and writes it.
+        """
+        check_ours(self.folder)
         content = {
             "schema_version": SCHEMA_VERSION,
             "name": self.folder.name,

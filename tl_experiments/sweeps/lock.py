@@ -16,6 +16,7 @@ from tl_experiments.records import write_atomically
 
 LOCK_FILE = "sweep.lock"
 _CANCEL_FILE = "sweep.cancel"
+_held: dict[Path, Held] = {}  # folder -> the lock of the command of this process
 
 
 @contextmanager
@@ -30,14 +31,31 @@ def running_here(folder: Path) -> Iterator[None]:
     try:
         with interrupt.postponed():  # a signal in between would leave the file there
             held = _take(folder)
+        _held[folder] = held
         interrupt.check()
         yield
     finally:
+        _held.pop(folder, None)
         if held is not None:
             held.release()
         if not there_before:
             with suppress(OSError):  # it holds results
                 folder.rmdir()
+
+
+def check_ours(folder: Path) -> None:
+    """That the command of this process still runs in ``folder`` alone, before it writes there; without one, nothing.
+
+    Raises:
+        UserError: It stood still, was taken for dead, and another command began.
+    """
+    held = _held.get(folder)
+    if held is not None and held.is_lost():
+        raise UserError(
+            str(folder),
+            f"this command stood still for a while, and another one took over: it is run {_by_whom(folder)}",
+            "leave it to that one, or run this again after it",
+        )
 
 
 def runs_here(folder: Path) -> Holder | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -13,10 +14,21 @@ import tl_experiments
 from tl_experiments.config.executors import RayExecutor
 from tl_experiments.config.trainers import Trainer
 from tl_experiments.sweeps.cluster import Condition
-from tl_experiments.sweeps.ray_connection import NAMESPACE, ask, connect, import_ray, offer, offer_of, start
+from tl_experiments.sweeps.ray_connection import (
+    NAMESPACE,
+    ask,
+    connect,
+    import_ray,
+    offer,
+    offer_of,
+    start,
+    still_connected,
+)
 from tl_experiments.sweeps.ray_resources import Amounts, check_demand, demand
 from tl_experiments.sweeps.ray_task import Actor, RayTask, actors, end_process
 from tl_experiments.sweeps.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 _GRACE_S = 30.0  # for a resume point
 _LOOK_S = 0.2  # between two looks whether a task has ended
@@ -32,8 +44,10 @@ class RayCluster:
     def __init__(self, address: str | None) -> None:
         self.outlives = address is not None
         self.name = f"ray {address}" if address else "ray"
+        self._address, self._silent = address, False
 
     def submit(self, tasks: Sequence[Task], folder: Path, threads: int) -> list[str]:
+        self._connect()
         there, wanted = offer_of(self.name), list[Amounts]()
         for task in tasks:
             wanted.append(demand(_executor(task), task.jobs[0].config.trainer, there))
@@ -41,11 +55,19 @@ class RayCluster:
         return [_submit(*one, folder.resolve(), threads) for one in zip(tasks, wanted, strict=True)]
 
     def conditions(self, handles: Sequence[str]) -> Mapping[str, Condition]:
+        """Empty while the cluster does not answer, which is told once."""
+        if self._address is not None and not still_connected(self._address):
+            if not self._silent:
+                logger.warning("%s does not answer: tasks are followed again when it does", self.name)
+            self._silent = True
+            return {}
+        self._silent = False
         known = _look(handles)
         return {handle: _condition(known.get(handle)) for handle in handles}
 
     def cancel(self, handles: Sequence[str]) -> None:
         """Take them from the queue; those that run have 30 s for a resume point each."""
+        self._connect()
         left = {handle: actor for handle, actor in _look(handles).items() if actor.state != "DEAD"}
         try:
             for handle in left.keys() - self._asked_to_end({one: actor for one, actor in left.items() if actor.runs}):
@@ -56,6 +78,11 @@ class RayCluster:
         finally:
             for handle in left:
                 _kill(handle)
+
+    def _connect(self) -> None:
+        """Again, if the cluster was away for a while."""
+        if self._address is not None:
+            connect(self._address)
 
     def _asked_to_end(self, running: Mapping[str, Actor]) -> set[str]:
         """Ask them to write their resume points; returns those that could be asked. One that is about to be started

@@ -77,14 +77,34 @@ def connect(address: str) -> str:
             address = str(ray._private.services.get_ray_address_from_environment("auto", None))
         except ConnectionError:
             raise _unreachable(address, "no Ray runs on this machine") from None
+    try:
+        _knock(address)
+    except OSError as error:
+        raise _unreachable(address, first_line(error)) from None
     if not _is_connected(ray, address):
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        try:  # Ray itself would try for minutes
-            socket.create_connection((host, int(port)), _CONNECT_S).close()
-        except OSError as error:
-            raise _unreachable(address, first_line(error)) from None
         _init(ray, address)
     return address
+
+
+def still_connected(address: str) -> bool:
+    """Whether the cluster answers; else this process leaves it, before Ray ends a process whose cluster died.
+
+    Args:
+        address: As ``connect`` returned it; connects again where a cluster answers there again.
+    """
+    try:
+        connect(address)
+    except UserError:
+        if (ray := import_ray()).is_initialized():
+            ray.shutdown()
+        return False
+    return True
+
+
+def _knock(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    socket.create_connection((host, int(port)), _CONNECT_S).close()
 
 
 def offer(executor: RayExecutor) -> Offer:

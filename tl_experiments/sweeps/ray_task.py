@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import signal
-import subprocess
 import time
 from collections.abc import Set
 from dataclasses import dataclass, replace
@@ -113,8 +112,13 @@ def may_grow() -> bool:
 
 def end_process(pid: int) -> bool:
     """Ask the task in process ``pid`` of this node to end for good; False where there is none any more."""
-    shown = subprocess.run(["ps", "-ww", "-p", str(pid), "-o", "command="], capture_output=True, text=True, check=False)
-    if RayTask.__name__ not in shown.stdout:
+    import psutil  # type: ignore[import-untyped]  # part of Ray, which has been imported where this is called
+
+    try:
+        title = " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return False
+    if RayTask.__name__ not in title:
         return False
     os.kill(pid, CANCELLED)
     return True

@@ -8,6 +8,7 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -66,7 +67,10 @@ class Slurm:
 
     def conditions(self, handles: Sequence[str]) -> Mapping[str, Condition]:
         """How each stands."""
-        return self._queue.conditions(handles)
+        return {
+            handle: replace(how, log=f"{SUBMITIT_FOLDER}/{handle}_0_log.err") if how.state == "ended" else how
+            for handle, how in self._queue.conditions(handles).items()
+        }
 
     def cancel(self, handles: Sequence[str]) -> None:
         """End them, or take them from the queue."""

@@ -105,7 +105,8 @@ def squeue_conditions(listing: str) -> dict[str, Condition]:
         elif state in _ENDED:
             number = int(status) if status.isdecimal() else 0
             code = 128 + os.WTERMSIG(number) if os.WIFSIGNALED(number) else os.waitstatus_to_exitcode(number)
-            found[handle] = _ended(handle, state, state, code)
+            # srun could not start it: the node's doing, though a signal is named
+            found[handle] = _ended(handle, reason if reason == "JobLaunchFailure" else state, state, code)
         else:
             found[handle] = Condition("running", nodes, _seconds(left))
     return found
@@ -161,6 +162,8 @@ def _death(state: str, whole: str, code: int) -> str:
             return f"cancelled: {whole}"
         case "NODE_FAIL":
             return "its node failed: NODE_FAIL"
+        case "JobLaunchFailure":
+            return "its node could not start it: JobLaunchFailure"
         case "COMPLETED":
             return "exit(0) before it was done"
         case "FAILED" if code > 128:

@@ -15,6 +15,7 @@ from tl_experiments.sweeps.ledger import AT_WORK, Ledger, State, Submitted
 if TYPE_CHECKING:
     from tl_experiments.sweeps.cluster import Condition
 
+SHOWS_WITHIN_S = 90.0  # that another machine's new file may take to show on a shared disk
 DIED = "ended before it was done"  # where nobody knows why
 NO_RECORD = "it ended well, but its record.json does not show here; run it again"
 CANCELLED = "cancelled; run it again"
@@ -47,6 +48,7 @@ class _Told:
     """What a journal says by now."""
 
     host: str | None = None
+    began: bool = False
     ends: dict[str, tuple[State, str | None, float]] = field(default_factory=dict)
     progress: dict[str, list[tuple[float, int, int]]] = field(default_factory=dict)  # time, steps, of so many
     last_word: tuple[State, str, bool] | None = None
@@ -56,6 +58,7 @@ class _Told:
         match line:
             case {"event": "began"}:
                 self.host, self.last_word, self.over, self.progress = str(line.get("host", "")), None, False, {}
+                self.began = True
             case {"event": "ended", "job": job, "state": state, "cause": cause, "seconds": seconds}:
                 self.ends[job] = state, cause, seconds
             case {"event": "progress", "job": job, "done": done, "total": total, "time": time}:
@@ -73,10 +76,12 @@ class TaskStanding:
     Args:
         jobs: Job id -> how it stands.
         gone: Whether nothing more is to be expected of it; what its jobs' states are then is their end.
+        unseen: Whether it may have left a file that does not show here yet.
     """
 
     jobs: Mapping[str, Standing]
     gone: bool
+    unseen: bool = False
 
 
 def standing(folder: Path, task: Submitted, condition: Condition | None, *, followed: bool) -> TaskStanding:
@@ -99,7 +104,20 @@ def standing(folder: Path, task: Submitted, condition: Condition | None, *, foll
         jobs = {job: _end(folder, task, job, told, condition) for job in task.jobs}
     else:
         jobs = {job: _at_work(folder, task, job, told, condition, computes) for job in task.jobs}
-    return TaskStanding(jobs, gone or all(one.state not in AT_WORK for one in jobs.values()))
+    silent = not told.began and condition is not None and not condition.outside
+    unseen = silent or any(one.detail == NO_RECORD for one in jobs.values())
+    return TaskStanding(jobs, gone or all(one.state not in AT_WORK for one in jobs.values()), unseen)
+
+
+def without_a_beginning(condition: Condition | None) -> str:
+    """Why the jobs of a task ended of whose process nothing is to be read: none of them is to blame for that.
+
+    Args:
+        condition: What its cluster says.
+    """
+    death = (condition.detail if condition else "") or DIED
+    log = f"; see {condition.log}" if condition and condition.log else ""
+    return f"its process did not begin: {death}{log}; run it again"
 
 
 def enter(ledger: Ledger, task: Submitted, found: TaskStanding) -> None:
@@ -129,6 +147,8 @@ def _end(folder: Path, task: Submitted, job: str, told: _Told, condition: Condit
         return Standing("interrupted", NO_RECORD)
     if told.last_word is None and not task.outlives:
         return Standing("interrupted", WITH_THE_COMMAND)
+    if not told.began and not (condition is not None and condition.outside):
+        return Standing("interrupted", without_a_beginning(condition))
     state, cause, final = told.last_word or ("failed", (condition.detail if condition else "") or DIED, False)
     outside = told.last_word is None and condition is not None and condition.outside
     if outside or (not final and task.id != job):  # of several

@@ -82,6 +82,8 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str, choose: Choose | 
         if planned.arms:
             logger.info("tuning on seed %s first, then the other seeds with what val chose", jobs[0].config.tuning_seed)
         trained = _run(jobs, planned.first, ledger, datasets)
+        if planned.arms and not _may_choose(planned.first, jobs, ledger):
+            return _outcome(jobs, trained, ledger)
         if planned.arms:
             second, left_out = _second(planned, folder, choose)
             for job_id, cause in left_out.items():
@@ -94,6 +96,19 @@ def run_sweep(jobs: Sequence[Job], folder: Path, command: str, choose: Choose | 
                     "tuned on seed %s: %d jobs of settings that val did not choose are left out", seed, len(left_out)
                 )
         return _outcome(jobs, trained, ledger)
+
+
+def _may_choose(first: Sequence[Job], jobs: Sequence[Job], ledger: Ledger) -> bool:
+    """Whether all settings were tried; one that was cancelled, say, is still to run, and the rest waits for it."""
+    untried = sum(ledger.jobs[job.id].state not in (*SETTLED, *ENDED_BADLY) for job in first)
+    if untried:
+        seed = jobs[0].config.tuning_seed
+        why = f"{untried} of {len(first)} jobs with seed {seed} have not ended"
+        logger.info("%s: val chooses, and the other seeds run, when the same command has run them", why)
+        for entry in (ledger.jobs[job.id] for job in jobs if job not in first):
+            if entry.state == "pending":
+                entry.state, entry.cause = "skipped", f"{why}; run it again"
+    return not untried
 
 
 def _second(planned: Stages, folder: Path, choose: Choose | None) -> tuple[list[Job], dict[str, str]]:
@@ -125,6 +140,7 @@ def _run(jobs: Sequence[Job], wanted: Sequence[Job], ledger: Ledger, datasets: D
     keeper = Bookkeeper(ledger, plan, book, _common(jobs))
     there = known(ledger, tasks, cluster)
     if there:
+        _tell_who_is_not_retried([job for task in tasks if task.id in there for job in task.todo], ledger)
         keeper.follows([task for task in tasks if task.id in there], list(there.values()))
     with shown(keeper.board):
         execute(tasks, folder, where, executor, cluster, there, keeper)
@@ -133,6 +149,16 @@ def _run(jobs: Sequence[Job], wanted: Sequence[Job], ledger: Ledger, datasets: D
     ledger.plan.setdefault("costs", []).append(spent)
     _log(comparison(spent))
     return len(todo)
+
+
+def _tell_who_is_not_retried(followed: Sequence[Job], ledger: Ledger) -> None:
+    failed = sum(ledger.jobs[job.id].state in ENDED_BADLY for job in followed)
+    if failed:
+        logger.warning(
+            "%d jobs that failed are of tasks that go on with others: retry_failed=true runs them again after these "
+            "tasks have ended, by the same command",
+            failed,
+        )
 
 
 def preview(jobs: Sequence[Job], folder: Path, choose: Choose | None = None) -> str:
