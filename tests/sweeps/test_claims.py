@@ -18,6 +18,7 @@ from tl_experiments.errors import UserError
 from tl_experiments.interrupt import Detached
 from tl_experiments.sweeps import cluster as clusters
 from tl_experiments.sweeps.cancelling import cancel
+from tl_experiments.sweeps.claims import settle
 from tl_experiments.sweeps.cluster import Condition
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.journal import journal_path, lock_path
@@ -247,14 +248,15 @@ def test_a_cancellation_that_fails_ends_nothing(tiny, cluster, tmp_path, monkeyp
 
 def test_a_job_that_a_node_still_computes_is_waited_for(tiny, tmp_path, monkeypatch):
     """``tl cancel`` is done when the cluster has the order, and its node may still write a resume point."""
-    one = job(tiny("freeze_strategy=full", "trainer.max_epochs=1"))
-    held = try_hold(lock_path(tmp_path, one.id))
+    task = Task((job(tiny("freeze_strategy=full")),))
+    held = try_hold(lock_path(tmp_path, task.id))
     monkeypatch.setattr(clusters, "_RESUME_POINT_S", 0.3)
     with pytest.raises(UserError, match=f"still computed by process {os.getpid()} on"):
-        run_sweep([one], tmp_path, "here")
+        settle(Ledger(tmp_path), [task], None)
     monkeypatch.setattr(clusters, "_RESUME_POINT_S", 30.0)
     threading.Timer(0.5, held.release).start()
-    assert run_sweep([one], tmp_path, "here").ok == 1
+    assert not settle(Ledger(tmp_path), [task], None)
+    assert try_hold(lock_path(tmp_path, task.id)) is not None
 
 
 def test_a_command_leaves_no_job_without_an_account(tiny, tmp_path):

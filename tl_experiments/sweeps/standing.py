@@ -161,7 +161,7 @@ def _at_work(
         return replace(steps, detail=told.host or detail)
     if told.host is None:
         unsure = f"whether {task.cluster} has it is not known: the command that submitted it saw no answer"
-        return Standing("submitted", detail if task.handle else unsure)
+        return Standing("submitted", detail if task.handle or condition is not None else unsure)
     if condition is not None:
         return replace(steps, state="submitted", detail=", ".join(filter(None, (detail, "goes on in its next turn"))))
     return replace(steps, detail=f"{told.host}, but its process shows no sign of life")
