@@ -165,7 +165,7 @@ def start_slurmdbd(folder: Path) -> None:
     port = int(value(folder / "slurmdbd.conf", "DbdPort"))
     wait(folder, "slurmdbd", process, lambda: listens(port))
     if not ask(folder, "sacctmgr", "-nP", "list", "cluster", "format=cluster").stdout.strip():
-        added = ask(folder, "sacctmgr", "-i", "add", "cluster", "tl")
+        added = ask(folder, "sacctmgr", "-i", "add", "cluster", value(folder / "slurm.conf", "ClusterName"))
         if added.returncode:
             raise ClusterError(f"sacctmgr: {' '.join(added.stderr.split())} -> see {folder / 'log'}")
 

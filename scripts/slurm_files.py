@@ -14,7 +14,8 @@ from cluster_parts import free_ports, private
 NODES = ("n1", "n2")
 
 SLURM_CONF = """\
-ClusterName=tl
+# Its jobs' numbers begin with 1 again
+ClusterName={name}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={slurmctld_port}
 SlurmUser={user}
@@ -94,7 +95,8 @@ def write_files(folder: Path, accounting: bool) -> None:
         (folder / new).mkdir(parents=True)
     slurmctld_port, slurmdbd_port, mariadb_port, *node_ports = free_ports(3 + len(NODES))
     memory_mb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20 // len(NODES)
-    host, values = socket.gethostname().split(".")[0], {"folder": folder, "user": getpass.getuser()}
+    host = socket.gethostname().split(".")[0]
+    values = {"name": f"tl{secrets.token_hex(3)}", "folder": folder, "user": getpass.getuser()}
     nodes = [
         f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory={memory_mb}"
         for node, port in zip(NODES, node_ports, strict=True)

@@ -140,6 +140,16 @@ def postponed() -> Iterator[None]:
 
 
 @contextmanager
+def patient() -> Iterator[None]:
+    """In the body a second signal changes nothing: it must not be left half done."""
+    before, _state.insist = _state.insist, False
+    try:
+        yield
+    finally:
+        _state.insist = before
+
+
+@contextmanager
 def held(hold: bool = True) -> Iterator[None]:
     """In the body ``check`` lets a first signal pass: others wait for what it does, and will end together with it."""
     before, _state.held = _state.held, hold

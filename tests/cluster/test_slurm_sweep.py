@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -76,6 +79,28 @@ def test_a_killed_command_picks_its_jobs_up(slurm, tmp_path, local_results):
     assert len(submitted(slurm, tmp_path)) == JOBS
     assert set(turns(out).values()) == {1}
     assert results(out) == local_results
+
+
+def test_a_command_that_dies_before_it_has_an_answer_leaves_no_job_unknown(slurm, tmp_path):
+    (sbatch := tmp_path / "bin" / "sbatch").parent.mkdir()
+    real = f'{shutil.which("sbatch")} "$@"'
+    sbatch.write_text(f'#!/bin/sh\ncase "$*" in *--test-only*) exec {real};; esac\n{real} >&2\nkill -9 $PPID\n')
+    sbatch.chmod(0o755)
+    environment = {**slurm.environment, "PATH": f"{sbatch.parent}:{os.environ['PATH']}"}
+    comment, out = f"+executor.options.comment={tmp_path.name}", tmp_path / "out"
+    arguments = (*TINY, "seed=0,1", "freeze_strategy=full", *ON_SLURM, comment, f"output_dir={out}", "name=x")
+    command = [sys.executable, "-m", "tl_experiments", "train", "-m", *arguments]
+    held = [*command, "+executor.options.hold=true"]
+    assert subprocess.run(held, env=environment, capture_output=True).returncode == -signal.SIGKILL
+    assert [task["handle"] for task in ledger(out)["tasks"]] == ["", ""]
+    orphans = submitted(slurm, tmp_path)
+    assert len(orphans) == 2
+    status = slurm.run(sys.executable, "-m", "tl_experiments", "status", str(out / "x"))
+    assert status.stdout.count("JobHeldUser") == 2
+    again = subprocess.run(command, env=slurm.environment, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    states = slurm.run("squeue", "-h", "--array", "-t", "all", "-o", "%T", f"--jobs={','.join(orphans)}").stdout
+    assert set(states.split()) == {"CANCELLED"}
 
 
 def processor_s():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tl_experiments.sweeps import claims, executors, sweep
 from tl_experiments.sweeps.cluster import Condition
+from tl_experiments.sweeps.journal import JournalReader, journal_path
 from tl_experiments.sweeps.local import server
 from tl_experiments.sweeps.remote import work_remotely
 
@@ -45,7 +46,7 @@ class Processes:
     def __init__(self, outlives=True, turns=1):
         self.outlives, self.turns, self.submissions = outlives, turns, 0
 
-    def submit(self, tasks, folder, threads):
+    def submit(self, tasks, folder, threads, token):
         self.submissions += len(tasks)
         context = server(alone=True)
         found = []
@@ -61,6 +62,10 @@ class Processes:
         if os.environ.get(KILLED_WHILE_SUBMITTING):
             os.kill(os.getpid(), signal.SIGKILL)
         return found
+
+    def find(self, tasks, folder):
+        began = {one.id: JournalReader(journal_path(folder, one.id)).news() for one in tasks}
+        return {one: str(lines[0]["pid"]) for one, lines in began.items() if lines and is_alive(lines[0]["pid"])}
 
     def conditions(self, handles):
         return {

@@ -15,14 +15,17 @@ class Scripted:
 
     def __init__(self, folder, *steps, name="scripted", outlives=True):
         self.folder, self.steps, self.name, self.outlives = folder, list(steps), name, outlives
-        self.tasks, self.says, self.cancelled, self.refuses = {}, {}, [], False
+        self.tasks, self.says, self.cancelled, self.refuses, self.lost = {}, {}, [], False, {}
 
-    def submit(self, tasks, folder, threads):
+    def submit(self, tasks, folder, threads, token):
         if self.refuses:
             raise UserError("partition", "no such one", "choose another")
         handles = [f"{len(self.tasks) + number}" for number in range(len(tasks))]
         self.tasks |= dict(zip(handles, tasks, strict=True))
         return handles
+
+    def find(self, tasks, folder):
+        return {task.id: self.lost[task.token] for task in tasks if task.token in self.lost}
 
     def conditions(self, handles):
         assert self.steps, "looked more often than the test expects"
@@ -54,7 +57,7 @@ class Remembers:
     def __init__(self):
         self.events = []
 
-    def submitting(self, tasks, cluster, outlives):
+    def submitting(self, tasks, cluster, outlives, token):
         self.events.append(("submitting", len(tasks)))
 
     def submitted(self, tasks, handles):

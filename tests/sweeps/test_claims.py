@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import threading
 
 import pytest
 
@@ -17,6 +18,8 @@ from tl_experiments.errors import UserError
 from tl_experiments.interrupt import Detached
 from tl_experiments.sweeps import claims
 from tl_experiments.sweeps import cluster as clusters
+from tl_experiments.sweeps.cancelling import cancel
+from tl_experiments.sweeps.claims import settle
 from tl_experiments.sweeps.cluster import Condition
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.journal import journal_path, lock_path
@@ -194,7 +197,7 @@ def test_no_job_is_on_a_cluster_twice(tiny, cluster, tmp_path):
 def test_a_kill_while_tasks_are_submitted_hides_none(tiny, cluster, tmp_path, monkeypatch):
     folder, one = tmp_path / "sweep", job(tiny("freeze_strategy=full", *ON_A_CLUSTER))
 
-    def killed(tasks, folder, threads):
+    def killed(tasks, folder, threads, token):
         raise SystemError  # as near as a test gets
 
     with monkeypatch.context() as patched:
@@ -203,13 +206,61 @@ def test_a_kill_while_tasks_are_submitted_hides_none(tiny, cluster, tmp_path, mo
             run_sweep([one], folder, "command")
     (task,) = Ledger.open(folder).tasks.values()
     assert (task.handle, task.jobs) == ("", [one.id])
-    assert "whether scripted has it is not known" in survey(folder).rows[0].now.detail
+    assert survey(folder).rows[0].now.detail == "it was not submitted to the end; run it again"
+    assert "whether scripted has it is not known" in survey(folder, ask_clusters=False).rows[0].now.detail
+    cluster.lost = {task.token: "77"}
+    cluster.steps, cluster.says = [lambda _: None] * 2 + cluster.steps, {"77": WAITING}
+    assert survey(folder).rows[0].now.detail == "Priority"
     with pytest.raises(
         UserError, match="1 of these jobs is on scripted -> executor=scripted to follow them, or tl cancel"
     ):
         run_single(job(tiny("freeze_strategy=full")), folder, "here")
-    detach([one], folder)  # who waits for the task's lock does no harm
+    assert cluster.cancelled == []
+    detach([one], folder)  # nobody saw the end of its submission
+    assert cluster.cancelled == ["77"]
     assert Ledger.open(folder).tasks[one.id].handle == "0"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_was_lost_while_it_was_submitted_can_be_cancelled(tiny, cluster, tmp_path, there):
+    folder = tmp_path / "sweep"
+    ledger = Ledger(folder, jobs={name: Entry(name, [], "submitted") for name in "ab"})
+    ledger.tasks["t"] = dataclasses.replace(SUBMITTED, handle="", token="feed")
+    folder.mkdir()
+    ledger.write()
+    cluster.lost = {"feed": "77"} if there else {}
+    assert cancel(folder, [], forget=False).startswith("cancelled 1 task of 2 jobs")
+    assert cluster.cancelled == (["77"] if there else [])
+    assert {entry.state for entry in Ledger.open(folder).jobs.values()} == {"interrupted"}
+
+
+def test_a_cancellation_that_fails_ends_nothing(tiny, cluster, tmp_path, monkeypatch):
+    folder = tmp_path / "sweep"
+    ledger = Ledger(folder, jobs={name: Entry(name, [], "submitted") for name in "ab"})
+    ledger.tasks["t"] = SUBMITTED
+    folder.mkdir()
+    ledger.write()
+
+    def fails(handles):
+        raise UserError("scripted", "scancel: no answer", "later")
+
+    monkeypatch.setattr(cluster, "cancel", fails)
+    with pytest.raises(UserError, match="1 task of 2 jobs on scripted: scancel: no answer"):
+        cancel(folder, [], forget=False)
+    assert list(Ledger.open(folder).tasks) == ["t"]
+
+
+def test_a_job_that_a_node_still_computes_is_waited_for(tiny, tmp_path, monkeypatch):
+    """``tl cancel`` is done when the cluster has the order, and its node may still write a resume point."""
+    task = Task((job(tiny("freeze_strategy=full")),))
+    held = try_hold(lock_path(tmp_path, task.id))
+    monkeypatch.setattr(clusters, "_RESUME_POINT_S", 0.3)
+    with pytest.raises(UserError, match=f"still computed by process {os.getpid()} on"):
+        settle(Ledger(tmp_path), [task], None)
+    monkeypatch.setattr(clusters, "_RESUME_POINT_S", 30.0)
+    threading.Timer(0.5, held.release).start()
+    assert not settle(Ledger(tmp_path), [task], None)
+    assert try_hold(lock_path(tmp_path, task.id)) is not None
 
 
 def test_a_command_leaves_no_job_without_an_account(tiny, tmp_path):

@@ -68,6 +68,12 @@ def jobs_at_work(out):
     return len([path for path in out.glob("x/*/metrics.jsonl") if path.stat().st_size])
 
 
+def is_told_to_end(pid):
+    """Whether SIGTERM waits for a stopped process."""
+    (pending,) = re.findall(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(pending, 16) >> (signal.SIGTERM - 1) & 1)
+
+
 def began(out):
     lines = [json.loads(line) for path in out.glob("x/cluster/*.jsonl") for line in path.read_text().splitlines()]
     return [line["pid"] for line in lines if line["event"] == "began"]
@@ -144,12 +150,14 @@ def test_a_command_that_is_killed_while_it_submits_doubles_nothing(out):
     wait_for(lambda: jobs_at_work(out) == 1)
     (orphan,) = began(out)
     os.kill(orphan, signal.SIGSTOP)
-    second = start(command(out, *SHORT, sweep=()), out / "second")
-    wait_for(lambda: "waiting for process" in next(out.glob("x/*/job.log")).read_text())
+    second = start(command(out, *SHORT, sweep=()), out / "second")  # ends it, and submits the task again
+    wait_for(lambda: is_told_to_end(orphan))
     os.kill(orphan, signal.SIGCONT)
     assert second.wait(120) == 0
+    assert not is_alive(orphan)
+    assert len(began(out)) == 1
     (log,) = out.glob("x/*/job.log")
-    assert log.read_text().count("data      digits") == 1
+    assert log.read_text().count("data      digits") == 2
     assert [entry.state for entry in Ledger.open(out / "x").jobs.values()] == ["ok"]
 
 

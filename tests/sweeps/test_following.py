@@ -14,7 +14,7 @@ from tl_experiments.cache.locks import try_hold
 from tl_experiments.errors import UserError
 from tl_experiments.interrupt import Cancelled, Detached
 from tl_experiments.sweeps import cluster as clusters
-from tl_experiments.sweeps.cluster import Condition, run_on_cluster
+from tl_experiments.sweeps.cluster import Condition, UnansweredError, run_on_cluster
 from tl_experiments.sweeps.jobs import Job
 from tl_experiments.sweeps.journal import JournalReader, journal_path, lock_path
 from tl_experiments.sweeps.lock import ask_to_cancel, running_here, runs_here
@@ -237,6 +237,33 @@ def test_a_signal_leaves_the_tasks_where_they_outlive_the_command(tmp_path, jobs
         assert str(error.value).startswith(said)
     elif signals == 1:
         assert listener.ends == {"a": ("interrupted", "SIGTERM after step 3; run it again")}
+
+
+def test_signals_while_tasks_are_submitted_hide_none(tmp_path, jobs, monkeypatch):
+    monkeypatch.setattr(interrupt, "_ECHO_S", 0.0)
+    cluster, listener = Scripted(tmp_path), Remembers()
+    submit = cluster.submit
+
+    def interrupted(*arguments):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        return submit(*arguments)
+
+    monkeypatch.setattr(cluster, "submit", interrupted)
+    with interrupt.installed(at_once=True), pytest.raises(Detached, match="a task goes on at scripted"):
+        run_on_cluster([Task((jobs[0],))], tmp_path, 1, cluster, {}, 0.0, listener)
+    assert listener.events == [("submitting", 1), ("submitted", "0")]
+
+
+def test_a_cluster_that_does_not_answer_a_submission_has_not_refused_it(tmp_path, jobs, monkeypatch):
+    def unanswered(*arguments):
+        raise UnansweredError("scripted", "timed out", "again")
+
+    cluster, listener = Scripted(tmp_path), Remembers()
+    monkeypatch.setattr(cluster, "submit", unanswered)
+    with pytest.raises(UnansweredError):
+        run_on_cluster([Task((jobs[0],))], tmp_path, 1, cluster, {}, 0.0, listener)
+    assert listener.events == [("submitting", 1)]
 
 
 @pytest.mark.parametrize("which", [None, {"b"}], ids=["all", "one"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -14,7 +15,8 @@ from tests.sweeps.test_sweep import job
 from tl_experiments.config import compose
 from tl_experiments.errors import ConfigError, UserError
 from tl_experiments.sweeps import executors, slurm, slurm_queue
-from tl_experiments.sweeps.cluster import Condition
+from tl_experiments.sweeps.cluster import Condition, UnansweredError
+from tl_experiments.sweeps.ledger import Submitted
 from tl_experiments.sweeps.slurm_options import flags, sbatch_options
 from tl_experiments.sweeps.slurm_queue import UNKNOWN, Queue, sacct_conditions, squeue_conditions
 from tl_experiments.sweeps.slurm_turn import Turn
@@ -174,7 +176,7 @@ def test_every_key_reaches_the_script(commands, tmp_path, tiny):
         for seed in range(2)
     ]
     folder = tmp_path / "a sweep"
-    assert slurm.Slurm(tasks[0].jobs[0].config.executor).submit(tasks, folder, 6) == ["12_0", "12_1"]
+    assert slurm.Slurm(tasks[0].jobs[0].config.executor).submit(tasks, folder, 6, "feed") == ["12_0", "12_1"]
     script = (folder / "cluster" / "submitit" / "12_submission.sh").read_text()
     logs = f"'{folder}/cluster/submitit/%A_%a_0_log"
     assert directives(script) == {
@@ -217,7 +219,7 @@ def test_arrays_hold_what_is_alike_in_order_and_are_no_larger_than_allowed(comma
     tasks = [
         Task((job(tiny("executor=slurm", f"seed={seed}", *(two if seed in (1, 5) else ()))),)) for seed in range(6)
     ]
-    handles = slurm.Slurm(tasks[0].jobs[0].config.executor).submit(tasks, tmp_path / "s", 1)
+    handles = slurm.Slurm(tasks[0].jobs[0].config.executor).submit(tasks, tmp_path / "s", 1, "feed")
     assert handles == ["1_0", "3_0", "1_1", "2_0", "2_1", "3_1"]
     assert calls.read_text().count("sbatch ") == 3
 
@@ -235,8 +237,38 @@ def test_a_refused_array_takes_the_others_along(commands, tmp_path, tiny):
     with pytest.raises(
         UserError, match=r"^executor=slurm: sbatch: QOSMaxSubmitJobPerUserLimit.*-> change executor.qos$"
     ):
-        slurm.Slurm(tasks[0].jobs[0].config.executor).submit(tasks, tmp_path / "s", 1)
+        slurm.Slurm(tasks[0].jobs[0].config.executor).submit(tasks, tmp_path / "s", 1, "feed")
     assert "scancel --quiet 1_0 1_1\n" in calls.read_text()
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["kill -9 $$", "echo 'sbatch: error: Batch job submission failed: Socket timed out on send/recv' >&2; exit 1", ""],
+)
+def test_an_sbatch_that_does_not_answer_is_no_refusal(commands, tmp_path, tiny, script):
+    commands(sbatch=script, srun="", scontrol="")
+    one = job(tiny("executor=slurm"))
+    with pytest.raises(UnansweredError, match="executor=slurm: sbatch did not come to its end"):
+        slurm.Slurm(one.config.executor).submit([Task((one,))], tmp_path / "s", 1, "feed")
+
+
+def test_jobs_whose_numbers_were_lost_are_found(commands, tmp_path, tiny):
+    """And sbatch is out of reach of the terminal, whose Ctrl-C would end it."""
+    folder, parents = tmp_path / "a sweep", tmp_path / "parents"
+    commands(sbatch=f"cat /proc/$$/stat > {parents}; echo Submitted batch job 12", srun="")
+    commands(scontrol="echo 'MaxArraySize = 10'")
+    tasks = [Task((job(tiny("executor=slurm", f"seed={seed}")),)) for seed in range(3)]
+    cluster = slurm.Slurm(tasks[0].jobs[0].config.executor)
+    cluster.submit(tasks, folder, 1, "feed")
+    assert int(parents.read_text().rpartition(")")[2].split()[3]) != os.getsid(0)
+    listing = [f"12_{number}|/another/view/of/it/feed-0.sh" for number in (1, 2)]
+    commands(squeue="\n".join(f"echo '{line}'" for line in [*listing, "13|/home/me/job.sh", "14|/x/dead-0.sh"]))
+    lost = [Submitted(task.id, [], "slurm lab", True, "", "", 0.0, "feed") for task in tasks]
+    lost.append(dataclasses.replace(lost[0], id="other", token="dead"))
+    assert cluster.find(lost, folder) == {tasks[1].id: "12_1", tasks[2].id: "12_2"}
+    commands(squeue="exit 1")
+    with pytest.raises(UserError, match="squeue: exit code 1"):
+        cluster.find(lost, folder)
 
 
 def test_a_pickled_turn_counts_those_that_follow(tmp_path, tiny):
@@ -250,6 +282,7 @@ def test_a_pickled_turn_counts_those_that_follow(tmp_path, tiny):
     [
         (["+executor.options.time=10"], r"executor.options.time: .* -> give executor.time_min="),
         (["+executor.options.ntasks_per_node=2"], r"executor.options.ntasks_per_node: .* -> give trainer.devices="),
+        (["+executor.options.clusters=other"], r"executor.options.clusters: jobs of another cluster .* -> submit on"),
         (["executor.time_min=2"], r"executor.signal_delay_s: got 120, expected less than the 120 s of time_min"),
         (["executor.max_parallel=0"], r"executor.max_parallel: got 0, expected 1 or more"),
     ],
@@ -296,11 +329,17 @@ def test_a_refusal_is_one_line_before_anything_is_touched(tl, tmp_path, commands
 
 
 def test_a_cluster_is_opened_by_its_name(commands):
-    calls = commands(squeue=f"cat <<'END'\n{SQUEUE}END", scancel="")
-    cluster = executors.cluster_of("slurm")
+    calls = commands(squeue=f"cat <<'END'\n{SQUEUE}END", scancel="", scontrol="echo 'ClusterName  = lab'")
+    cluster = executors.cluster_of("slurm lab")
     assert cluster.conditions(["20"]) == {"20": Condition("waiting", "Resources", 600)}
     cluster.cancel(["20", "4_2"])
     assert calls.read_text().splitlines()[-1] == "scancel --quiet 20 4_2"
+    cluster.cancel([])  # would be an error of scancel
+    with pytest.raises(UserError, match="slurm other: squeue asks slurm lab here -> go where its jobs are"):
+        executors.cluster_of("slurm other")
+    commands(scancel="echo 'scancel: error: Kill job error on job id 20: Unable to contact controller' >&2; exit 1")
+    with pytest.raises(UserError, match="scancel: Kill job error on job id 20: Unable to contact"):
+        cluster.cancel(["20"])
 
 
 def test_the_surrounding_job_is_not_handed_on(commands, monkeypatch):

@@ -98,6 +98,9 @@ class SlurmExecutor:
         require(delay < limit, "signal_delay_s", delay, f"less than the {limit} s of time_min")
         require(self.poll_s > 0, "poll_s", self.poll_s, "a number above 0")
         for option in self.options:
+            if option == "clusters":
+                fix = "submit on a machine of that cluster"
+                raise ConfigError("options.clusters", "jobs of another cluster cannot be followed from here", fix)
             if (own := _SET_BY.get(option.replace("_", "-"))) is not None:
                 raise ConfigError(f"options.{option}", "is an option that has a key of its own", f"give {own}=")
 

@@ -32,10 +32,10 @@ class Bookkeeper:
         self._written = 0.0
         self.board = Board(self._n_jobs, self._name)
 
-    def submitting(self, tasks: Sequence[Task], cluster: str, outlives: bool) -> None:
+    def submitting(self, tasks: Sequence[Task], cluster: str, outlives: bool, token: str) -> None:
         for task in tasks:
             jobs = [job.id for job in task.todo]
-            self._ledger.tasks[task.id] = Submitted(task.id, jobs, cluster, outlives, "", task.log, time.time())
+            self._ledger.tasks[task.id] = Submitted(task.id, jobs, cluster, outlives, "", task.log, time.time(), token)
             for job_id in jobs:
                 entry = self._ledger.jobs[job_id]
                 entry.state, entry.cause, entry.log = "submitted", None, task.log

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tl_experiments.cache.locks import Holder, is_on_this_host
 from tl_experiments.errors import TrainingError, UserError
-from tl_experiments.sweeps.ledger import AT_WORK, Ledger, Submitted
+from tl_experiments.sweeps.ledger import Ledger, Submitted
 from tl_experiments.sweeps.lock import (
     answer_cancel,
     ask_to_cancel,
@@ -20,10 +20,12 @@ from tl_experiments.sweeps.lock import (
     running_here,
     runs_here,
 )
-from tl_experiments.sweeps.standing import CANCELLED, standing
+from tl_experiments.sweeps.standing import enter_cancelled
 from tl_experiments.sweeps.survey import fitting, open_sweep
 
-_ANSWER_S = 90.0  # that a command may take to look whether it was asked, between two questions to its cluster
+# That a command may take to look whether it was asked and to do it: a slow cluster takes a minute for each of three
+# questions, and its tasks half a minute for their resume points
+_ANSWER_S = 240.0
 _ENDS_S = 60.0  # that a command of this machine may take for its resume points
 _LOOK_S = 0.2
 
@@ -101,34 +103,24 @@ def _cancel_tasks(folder: Path, which: Sequence[str], forget: bool) -> str:
 
 def _cancel_at_clusters(ledger: Ledger, tasks: Sequence[Submitted], forget: bool) -> list[UserError]:
     """End the tasks and enter how their jobs stand; returns what kept it from doing so."""
-    from tl_experiments.sweeps.executors import cluster_of  # takes as long as all the rest
+    from tl_experiments.sweeps.claims import end  # takes as long as all the rest
+    from tl_experiments.sweeps.executors import cluster_of
 
     failures: list[UserError] = []
     for name in dict.fromkeys(task.cluster for task in tasks):
         there = [task for task in tasks if task.cluster == name]
-        handles = [task.handle for task in there if task.handle and task.outlives]
+        outliving = [task for task in there if task.outlives]
         try:
-            if handles and not forget:
-                cluster_of(name).cancel(handles)
+            if outliving and not forget:
+                end(outliving, ledger.folder, cluster_of(name))
         except UserError as error:
             fix = f"tl cancel where {name} can be reached, or tl cancel --forget if its tasks are gone for good"
             what = f"{_counted(there)} on {error.thing}: {error.what}"
             failures.append(TrainingError(str(ledger.folder), what, fix))
             continue
         for task in there:
-            _enter(ledger, task)
+            enter_cancelled(ledger, task)
     return failures
-
-
-def _enter(ledger: Ledger, task: Submitted) -> None:
-    found = standing(ledger.folder, task, None, followed=False).jobs
-    for job in task.jobs:
-        entry = ledger.jobs[job]
-        if found[job].state not in AT_WORK:
-            entry.state, entry.cause, entry.seconds = found[job].state, found[job].detail or None, found[job].seconds
-        elif entry.state in AT_WORK:
-            entry.state, entry.cause = "interrupted", CANCELLED
-    del ledger.tasks[task.id]
 
 
 def _chosen(ledger: Ledger, which: Sequence[str]) -> frozenset[str] | None:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
+from tl_experiments.cache.locks import holder
 from tl_experiments.errors import UserError
 from tl_experiments.sweeps.bookkeeping import from_to
-from tl_experiments.sweeps.cluster import Cluster, Condition
+from tl_experiments.sweeps.cluster import Cluster, Condition, wait_for_ends
 from tl_experiments.sweeps.executors import cluster_of
+from tl_experiments.sweeps.journal import lock_path
 from tl_experiments.sweeps.ledger import Ledger, Submitted
-from tl_experiments.sweeps.standing import SHOWS_WITHIN_S, TaskStanding, enter, standing
+from tl_experiments.sweeps.lock import by_whom
+from tl_experiments.sweeps.standing import SHOWS_WITHIN_S, TaskStanding, enter, enter_cancelled, standing
 from tl_experiments.sweeps.tasks import Task
 
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 1.0  # between two looks
+_NEVER_THERE = Condition("ended", "it was not submitted to the end", outside=True)
 
 
 def settle(ledger: Ledger, tasks: Sequence[Task], cluster: Cluster | None) -> bool:
@@ -34,22 +39,54 @@ def settle(ledger: Ledger, tasks: Sequence[Task], cluster: Cluster | None) -> bo
         UserError: One of them has not ended, or nobody can say.
     """
     wanted = {job.id for task in tasks for job in task.todo}
-    # one without a handle, which its command was killed while it submitted it, is submitted again
     ours = {task.id for task in tasks} if cluster is not None else set()
+    # nobody saw all of its submission: it is ended, and submitted again
+    orphans = [
+        task
+        for task in ledger.tasks.values()
+        if task.id in ours
+        and task.outlives
+        and not task.handle
+        and cluster is not None
+        and task.cluster == cluster.name
+    ]
+    if cluster is not None and orphans:
+        end(orphans, ledger.folder, cluster)
+        for task in orphans:
+            enter_cancelled(ledger, task)
     others = [
         task
         for task in ledger.tasks.values()
         if not wanted.isdisjoint(task.jobs)
         and not (task.id in ours and task.outlives and cluster is not None and task.cluster == cluster.name)
     ]
-    found, silent = ask(others, cluster)
+    found, silent = ask(others, ledger.folder, cluster)
     standings = _standings(ledger, others, found)
     alive = [task for task in others if not standings[task.id].gone]
     if alive:
         raise _at_work(ledger, alive, wanted, cluster, silent)
     for task in others:
         enter(ledger, task, standings[task.id])
-    return bool(others)
+    if cluster is None and (computed := wait_for_ends(ledger.folder, [task.id for task in tasks])):
+        by = holder(lock_path(ledger.folder, computed[0]))
+        what = f"{len(computed)} of these tasks still computed by {by_whom(by)}" if by else "was still computed"
+        raise UserError(str(ledger.folder), what, "wait for it")
+    return bool(others or orphans)
+
+
+def end(tasks: Sequence[Submitted], folder: Path, cluster: Cluster) -> None:
+    """End tasks of a cluster, also those whose handles were lost, and wait for their resume points.
+
+    Raises:
+        UserError: It cannot be asked.
+    """
+    lost = [task for task in tasks if not task.handle]
+    handles = [task.handle for task in tasks if task.handle]
+    if lost:
+        handles += cluster.find(lost, folder).values()
+    if handles:
+        cluster.cancel(handles)
+        wait_for_ends(folder, [task.id for task in tasks])
 
 
 def _standings(ledger: Ledger, tasks: Sequence[Submitted], found: Mapping[str, Condition]) -> dict[str, TaskStanding]:
@@ -78,11 +115,14 @@ def known(ledger: Ledger, tasks: Sequence[Task], cluster: Cluster | None) -> dic
     }
 
 
-def ask(tasks: Sequence[Submitted], opened: Cluster | None = None) -> tuple[dict[str, Condition], dict[str, str]]:
+def ask(
+    tasks: Sequence[Submitted], folder: Path, opened: Cluster | None = None
+) -> tuple[dict[str, Condition], dict[str, str]]:
     """What their clusters say of tasks.
 
     Args:
         tasks: Of any clusters; those that end with their command are not asked for.
+        folder: Of the sweep.
         opened: One of the clusters, if it is open already.
 
     Returns:
@@ -90,19 +130,23 @@ def ask(tasks: Sequence[Submitted], opened: Cluster | None = None) -> tuple[dict
     """
     by_cluster: dict[str, list[Submitted]] = {}
     for task in tasks:
-        if task.handle and task.outlives:
+        if task.outlives:
             by_cluster.setdefault(task.cluster, []).append(task)
     found: dict[str, Condition] = {}
     silent: dict[str, str] = {}
     for name, there in by_cluster.items():
         try:
             cluster = opened if opened is not None and opened.name == name else cluster_of(name)
-            conditions: Mapping[str, Condition] = cluster.conditions([task.handle for task in there])
+            handles = {task.id: task.handle for task in there if task.handle}
+            if lost := [task for task in there if not task.handle]:
+                handles |= cluster.find(lost, folder)
+            conditions: Mapping[str, Condition] = cluster.conditions(list(handles.values())) if handles else {}
         except UserError as error:
             silent[name] = str(error)
             continue
-        found |= {task.id: conditions[task.handle] for task in there if task.handle in conditions}
-        if not conditions:
+        found |= {one: conditions[handle] for one, handle in handles.items() if handle in conditions}
+        found |= {task.id: _NEVER_THERE for task in lost if task.id not in handles}
+        if handles and not conditions:
             silent[name] = f"{name} does not answer"
     return found, silent
 

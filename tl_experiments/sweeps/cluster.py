@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from tl_experiments import interrupt
 from tl_experiments.cache.locks import holder
-from tl_experiments.errors import UserError
+from tl_experiments.errors import TrainingError, UserError
 from tl_experiments.interrupt import Cancelled, Detached, Interrupted
 from tl_experiments.sweeps.bookkeeping import has_record
 from tl_experiments.sweeps.journal import JournalReader, journal_path, lock_path
+from tl_experiments.sweeps.ledger import Submitted
 from tl_experiments.sweeps.lock import CancelRequest, answer_cancel, asked_to_cancel
 from tl_experiments.sweeps.reports import Listener, Reports
 from tl_experiments.sweeps.standing import DIED, NO_RECORD, SHOWS_WITHIN_S, without_a_beginning
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _TICK_S = 0.2  # between two looks whether a signal or a request came
 _RECORD_S = SHOWS_WITHIN_S
+_RESUME_POINT_S = 30.0  # that a task which was told to end may take for its resume point
 _LAST_LINES_S = 5.0  # that the last lines of a journal that shows may take after the cluster says that a task has ended
 
 
@@ -48,6 +51,10 @@ class Condition:
     log: str = ""
 
 
+class UnansweredError(TrainingError):
+    """The cluster was asked to do something and did not say whether it did: what was submitted may be there."""
+
+
 class Cluster(Protocol):
     """A place with a queue. Handles are its own names of tasks, as text that another process understands."""
 
@@ -59,18 +66,30 @@ class Cluster(Protocol):
     def outlives(self) -> bool:
         """Whether tasks go on when the command has ended."""
 
-    def submit(self, tasks: Sequence[Task], folder: Path, threads: int) -> list[str]:
-        """Hand over the tasks, in this order; returns their handles.
+    def submit(self, tasks: Sequence[Task], folder: Path, threads: int, token: str) -> list[str]:
+        """Hand over the tasks, in this order; returns their handles. They can be found again by ``token``.
 
         Raises:
             UserError: The cluster refuses them.
+            UnansweredError: It may have some.
+        """
+
+    def find(self, tasks: Sequence[Submitted], folder: Path) -> Mapping[str, str]:
+        """Task id -> handle, of those of ``tasks`` that it has and that have not ended; their handles were lost.
+
+        Raises:
+            UserError: It cannot be asked.
         """
 
     def conditions(self, handles: Sequence[str]) -> Mapping[str, Condition]:
         """How each stands; one call of the cluster for all. A cluster that does not answer leaves handles out."""
 
     def cancel(self, handles: Sequence[str]) -> None:
-        """End them, or take them from the queue."""
+        """End them, or take them from the queue.
+
+        Raises:
+            UserError: It cannot be asked; none may be taken for ended.
+        """
 
 
 @dataclass
@@ -250,6 +269,7 @@ def _cancel(
     concerned = [one for one in followed if request.concerns(job.id for job in one.reports.task.todo)]
     if concerned:
         cluster.cancel([one.handle for one in concerned])
+        wait_for_ends(folder, [one.reports.task.id for one in concerned])
     for one in concerned:
         one.listen(listener)
         one.reports.cancel(listener)
@@ -263,20 +283,33 @@ def _submit(tasks: Sequence[Task], folder: Path, threads: int, cluster: Cluster,
     """Hand them over. The ledger knows of them before the cluster does: a kill in between must not hide them."""
     if not tasks:
         return []
-    listener.submitting(tasks, cluster.name, cluster.outlives)
-    for task in tasks:
-        journal_path(folder, task.id).unlink(missing_ok=True)  # of an earlier submission
-    try:
-        handles = cluster.submit(tasks, folder, threads)
-    except UserError:
-        listener.refused(tasks)
-        raise
-    listener.submitted(tasks, handles)
+    token = secrets.token_hex(8)
+    with interrupt.patient():  # a second signal would hide what the first one let through
+        listener.submitting(tasks, cluster.name, cluster.outlives, token)
+        for task in tasks:
+            journal_path(folder, task.id).unlink(missing_ok=True)  # of an earlier submission
+        try:
+            handles = cluster.submit(tasks, folder, threads, token)
+        except UnansweredError:
+            raise
+        except UserError:
+            listener.refused(tasks)
+            raise
+        listener.submitted(tasks, handles)
     return [_follow(task, handle, folder) for task, handle in zip(tasks, handles, strict=True)]
 
 
 def _follow(task: Task, handle: str, folder: Path) -> _Followed:
     return _Followed(Reports(task), handle, folder, JournalReader(journal_path(folder, task.id)))
+
+
+def wait_for_ends(folder: Path, ids: Iterable[str]) -> list[str]:
+    """Wait until no process computes these tasks, 30 s at most; returns those that one still computes."""
+    deadline = time.monotonic() + _RESUME_POINT_S
+    left = list(ids)
+    while (left := [one for one in left if holder(lock_path(folder, one)) is not None]) and time.monotonic() < deadline:
+        time.sleep(_TICK_S)
+    return left
 
 
 def _rest(seconds: float, folder: Path) -> None:

@@ -101,10 +101,13 @@ def cluster_of(name: str) -> Cluster:
     Raises:
         UserError: It cannot be reached from here.
     """
-    if name == Slurm.name:
+    if name.partition(" ")[0] == "slurm":
         if shutil.which("squeue") is None:
             raise UserError(name, "squeue is not found here", "go where jobs are submitted")
-        return Slurm()
+        slurm_here = Slurm()
+        if slurm_here.name != name:
+            raise UserError(name, f"squeue asks {slurm_here.name} here", "go where its jobs are submitted")
+        return slurm_here
     if name == "ray":
         raise UserError(name, "was started by the command and ends with it", "end the command, or run it again")
     if name.startswith("ray "):

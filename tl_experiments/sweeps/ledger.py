@@ -60,9 +60,10 @@ class Submitted:
         cluster: Which, as ``executors.cluster_of`` opens it.
         outlives: Whether it goes on when the command has ended.
         handle: The cluster's name for it; empty from just before it is handed over until the cluster has answered. A
-            command that was killed in between leaves it so: nobody knows whether it is there.
+            command that was killed in between leaves it so: ``Cluster.find`` says whether it is there.
         log: Where its output goes, from the sweep's folder.
         since: Unix time at which it was submitted.
+        token: Of the submission, by which the cluster can be asked for its tasks.
     """
 
     id: str
@@ -72,6 +73,7 @@ class Submitted:
     handle: str
     log: str
     since: float
+    token: str = ""
 
 
 @dataclass

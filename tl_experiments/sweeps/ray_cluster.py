@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import tl_experiments
 from tl_experiments.config.executors import RayExecutor
 from tl_experiments.config.trainers import Trainer
 from tl_experiments.sweeps.cluster import Condition
+from tl_experiments.sweeps.ledger import Submitted
 from tl_experiments.sweeps.ray_connection import (
     NAMESPACE,
     ask,
@@ -46,13 +46,19 @@ class RayCluster:
         self.name = f"ray {address}" if address else "ray"
         self._address, self._silent = address, False
 
-    def submit(self, tasks: Sequence[Task], folder: Path, threads: int) -> list[str]:
+    def submit(self, tasks: Sequence[Task], folder: Path, threads: int, token: str) -> list[str]:
         self._connect()
         there, wanted = offer_of(self.name), list[Amounts]()
         for task in tasks:
             wanted.append(demand(_executor(task), task.jobs[0].config.trainer, there))
             check_demand(wanted[-1], there)
-        return [_submit(*one, folder.resolve(), threads) for one in zip(tasks, wanted, strict=True)]
+        return [_submit(*one, folder.resolve(), threads, token) for one in zip(tasks, wanted, strict=True)]
+
+    def find(self, tasks: Sequence[Submitted], folder: Path) -> Mapping[str, str]:
+        self._connect()
+        handles = {task.id: _handle(folder.resolve(), task.id, task.token) for task in tasks}
+        known = _look(list(handles.values()))
+        return {one: handle for one, handle in handles.items() if handle in known and known[handle].state != "DEAD"}
 
     def conditions(self, handles: Sequence[str]) -> Mapping[str, Condition]:
         """Empty while the cluster does not answer, which is told once."""
@@ -131,9 +137,13 @@ def places(executor: RayExecutor, trainer: Trainer) -> tuple[int, bool]:
     return max(1, there.at_once(wanted)), "GPU" in wanted
 
 
-def _submit(task: Task, wanted: Amounts, folder: Path, threads: int) -> str:
+def _handle(folder: Path, task_id: str, token: str) -> str:
+    return f"{folder.name}/{task_id}/{token}"
+
+
+def _submit(task: Task, wanted: Amounts, folder: Path, threads: int, token: str) -> str:
     executor = _executor(task)
-    handle = f"{folder.name}/{task.id}/{secrets.token_hex(4)}"
+    handle = _handle(folder, task.id, token)
     environment = {"PYTHONPATH": _python_path(), "OMP_NUM_THREADS": str(threads)}
     if "GPU" not in wanted:
         environment["CUDA_VISIBLE_DEVICES"] = ""

@@ -17,13 +17,14 @@ _NOT_IN_TIME = ("interrupted", "ended before it could write a resume point; run 
 class Listener(Protocol):
     """What an executor tells of, as it happens."""
 
-    def submitting(self, tasks: Sequence[Task], cluster: str, outlives: bool) -> None:
+    def submitting(self, tasks: Sequence[Task], cluster: str, outlives: bool, token: str) -> None:
         """They are about to be handed to a cluster; an executor without a queue does not call this.
 
         Args:
             tasks: In order.
             cluster: Its name, as the ledger keeps it.
             outlives: Whether they go on there when the command has ended.
+            token: Of this submission.
         """
 
     def submitted(self, tasks: Sequence[Task], handles: Sequence[str]) -> None:

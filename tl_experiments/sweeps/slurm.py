@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 
 from tl_experiments.config.executors import SlurmExecutor
 from tl_experiments.config.trainers import Trainer
-from tl_experiments.errors import UserError, first_line
+from tl_experiments.errors import UserError
+from tl_experiments.sweeps import slurm_submission
 from tl_experiments.sweeps.cluster import Condition
 from tl_experiments.sweeps.journal import CLUSTER_FOLDER
+from tl_experiments.sweeps.ledger import Submitted
 from tl_experiments.sweeps.slurm_options import Options, flags, sbatch_options
-from tl_experiments.sweeps.slurm_queue import Queue, cancel, largest_array, run, said
+from tl_experiments.sweeps.slurm_queue import Queue, cancel, cluster_name, largest_array, run, said
 from tl_experiments.sweeps.slurm_turn import Turn
 from tl_experiments.sweeps.tasks import Task
 
 SUBMITIT_FOLDER = f"{CLUSTER_FOLDER}/submitit"  # of a sweep: scripts, pickles, and what a job prints before its own log
-# Words of sbatch's complaints, and the key to look at
-_KEYS = {
-    "partition": "partition", "account": "account", "qos": "qos", "gres": "gpus_per_node", "feature": "constraint",
-    "memory": "memory_gb", "time": "time_min", "option": "options", "cpu": "cpus_per_task",
-}  # fmt: skip
 
 
 class Slurm:
@@ -37,14 +34,18 @@ class Slurm:
         executor: None where tasks are only looked at or ended.
     """
 
-    name = "slurm"
     outlives = True
 
     def __init__(self, executor: SlurmExecutor | None = None) -> None:
         self._executor = executor
         self._queue = Queue()
 
-    def submit(self, tasks: Sequence[Task], folder: Path, threads: int) -> list[str]:
+    @cached_property
+    def name(self) -> str:
+        """Which SLURM: numbers of jobs repeat between clusters."""
+        return f"slurm {cluster_name()}"
+
+    def submit(self, tasks: Sequence[Task], folder: Path, threads: int, token: str) -> list[str]:
         """Hand over the tasks: an array for all that ask for the same, cut where SLURM allows no larger one."""
         assert self._executor is not None, "opened without a config"
         alike: dict[str, list[int]] = defaultdict(list)
@@ -53,17 +54,24 @@ class Slurm:
             alike[repr(options)].append(position)
         most = largest_array()
         handles: dict[int, str] = {}
+        n_arrays = 0
         try:
             for positions in alike.values():
                 for begin in range(0, len(positions), most):
                     part = positions[begin : begin + most]
                     array = [tasks[position] for position in part]
-                    ids = _submit(array, folder, threads, self._executor, asked[part[0]])
+                    name, n_arrays = f"{token}-{n_arrays}", n_arrays + 1
+                    ids = _submit(array, folder, threads, self._executor, asked[part[0]], name)
                     handles.update(zip(part, ids, strict=True))
         except BaseException:
             cancel(handles.values())
             raise
         return [handles[position] for position in range(len(tasks))]
+
+    def find(self, tasks: Sequence[Submitted], folder: Path) -> Mapping[str, str]:
+        """Handles of tasks that are in the queue."""
+        found = slurm_submission.find({task.token for task in tasks}, folder / SUBMITIT_FOLDER)
+        return {task.id: found[task.id] for task in tasks if task.id in found}
 
     def conditions(self, handles: Sequence[str]) -> Mapping[str, Condition]:
         """How each stands."""
@@ -97,13 +105,14 @@ def check(executor: SlurmExecutor, trainers: Sequence[Trainer]) -> None:
             tried = run("sbatch", "--test-only", *flags(options), "--wrap=true")
         # Nodes that are drained or down now are no reason against waiting for them; a real sbatch knows the difference
         if tried.returncode and "not available" not in (what := said(tried)):
-            raise _refused(what)
+            raise slurm_submission.refused(what)
 
 
-def _submit(tasks: Sequence[Task], folder: Path, threads: int, executor: SlurmExecutor, options: Options) -> list[str]:
+def _submit(
+    tasks: Sequence[Task], folder: Path, threads: int, executor: SlurmExecutor, options: Options, name: str
+) -> list[str]:
     """Submit one array; returns the handles."""
     from submitit import SlurmExecutor as Submitit
-    from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     folder = folder.absolute()
     submitit = Submitit(folder / SUBMITIT_FOLDER, max_num_timeout=executor.max_requeues)
@@ -118,17 +127,8 @@ def _submit(tasks: Sequence[Task], folder: Path, threads: int, executor: SlurmEx
         additional_parameters=options,
     )
     turns = [Turn(task, folder, threads, executor.max_requeues, executor.time_min) for task in tasks]
-    try:
-        with _own_environment():
-            return [str(job.job_id) for job in submitit.submit_array(turns)]
-    except (FailedJobError, FailedSubmissionError) as error:
-        raise _refused(first_line(error)) from None
-
-
-def _refused(what: str) -> UserError:
-    what = re.sub(r"sbatch: (error: )?|allocation failure: |Batch job submission failed: ", "", what)
-    keys = [f"executor.{key}" for word, key in _KEYS.items() if word in what.lower()]
-    return UserError("executor=slurm", f"sbatch: {what}", f"change {', '.join(keys) or 'options of executor'}")
+    with _own_environment():
+        return slurm_submission.submit(submitit, turns, name)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import signal
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 
-from tl_experiments.sweeps.cluster import Condition
+from tl_experiments.sweeps.cluster import Condition, UnansweredError
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,27 @@ class Queue:
 
 
 def cancel(handles: Iterable[str]) -> None:
-    """Take jobs from the queue, or end them; those that have ended are left out."""
-    run("scancel", "--quiet", *handles)
+    """Take jobs from the queue, or end them; those that have ended are left out.
+
+    Raises:
+        UnansweredError: Some may go on.
+    """
+    handles = list(handles)
+    if handles and (done := run("scancel", "--quiet", *handles)).returncode:
+        raise UnansweredError("slurm", f"scancel: {said(done)}", "tl cancel when SLURM answers")
+
+
+def scripts() -> dict[str, str]:
+    """Handle -> path of the script, of our jobs that have not ended.
+
+    Raises:
+        UnansweredError: The controller does not say.
+    """
+    done = run("squeue", "--me", "--noheader", "--array", "--Format=JobArrayID:|,Command:")
+    if done.returncode:
+        raise UnansweredError("slurm", f"squeue: {said(done)}", "again when SLURM answers")
+    pairs = (line.strip().partition("|") for line in done.stdout.splitlines())
+    return {handle: path for handle, _, path in pairs}
 
 
 def is_preempted(handle: str) -> bool:
@@ -90,6 +109,19 @@ def largest_array() -> int:
     """How many jobs an array may have."""
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", run("scontrol", "show", "config").stdout, re.MULTILINE)
     return max(1, int(match[1])) if match else 1
+
+
+def cluster_name() -> str:
+    """Of the cluster that this machine's commands speak to.
+
+    Raises:
+        UnansweredError: The controller does not say.
+    """
+    done = run("scontrol", "show", "config")
+    match = re.search(r"^ClusterName\s*=\s*(\S+)", done.stdout, re.MULTILINE)
+    if match is None:
+        raise UnansweredError("slurm", f"scontrol: {said(done)}", "again when SLURM answers")
+    return match[1]
 
 
 def squeue_conditions(listing: str) -> dict[str, Condition]:

@@ -129,6 +129,18 @@ def enter(ledger: Ledger, task: Submitted, found: TaskStanding) -> None:
     del ledger.tasks[task.id]
 
 
+def enter_cancelled(ledger: Ledger, task: Submitted) -> None:
+    """Enter how the jobs of a task stand that was told to end, and forget it."""
+    found = standing(ledger.folder, task, None, followed=False).jobs
+    for job in task.jobs:
+        entry = ledger.jobs[job]
+        if found[job].state not in AT_WORK:
+            entry.state, entry.cause, entry.seconds = found[job].state, found[job].detail or None, found[job].seconds
+        elif entry.state in AT_WORK:
+            entry.state, entry.cause = "interrupted", CANCELLED
+    del ledger.tasks[task.id]
+
+
 def _said(folder: Path, job: str, told: _Told) -> Standing | None:
     """The end of a job that has one, whatever becomes of its task."""
     state, cause, seconds = told.ends.get(job, (None, None, None))
@@ -169,8 +181,8 @@ def _at_work(
     if (computes and not waits) or (condition is not None and condition.state == "running"):
         return replace(steps, detail=told.host or detail)
     if told.host is None:
-        unsure = f"whether {task.cluster} has it is not known: the command was killed when it submitted it"
-        return Standing("submitted", detail if task.handle else unsure)
+        unsure = f"whether {task.cluster} has it is not known: the command that submitted it saw no answer"
+        return Standing("submitted", detail if task.handle or condition is not None else unsure)
     if condition is not None:
         return replace(steps, state="submitted", detail=", ".join(filter(None, (detail, "goes on in its next turn"))))
     return replace(steps, detail=f"{told.host}, but its process shows no sign of life")

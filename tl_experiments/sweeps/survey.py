@@ -108,7 +108,8 @@ def survey(folder: Path, *, ask_clusters: bool = True) -> Survey:
     if ledger.tasks and ask_clusters:
         from tl_experiments.sweeps.claims import ask  # takes as long as all the rest
 
-        conditions, silent = ask(list(ledger.tasks.values()))
+        # one without a handle, while a command runs, is about to get it
+        conditions, silent = ask([task for task in ledger.tasks.values() if task.handle or not command], folder)
     rows = {entry.id: Row(entry, _on_disk(folder, entry, command)) for entry in ledger.jobs.values()}
     for task in ledger.tasks.values():
         condition = conditions.get(task.id)
