@@ -99,8 +99,7 @@ def test_a_command_that_dies_before_it_has_an_answer_leaves_no_job_unknown(slurm
     assert status.stdout.count("JobHeldUser") == 2
     again = subprocess.run(command, env=slurm.environment, capture_output=True, text=True, timeout=300)
     assert again.returncode == 0, again.stderr
-    states = slurm.run("squeue", "-h", "--array", "-t", "all", "-o", "%T", f"--jobs={','.join(orphans)}").stdout
-    assert set(states.split()) == {"CANCELLED"}
+    assert not set(orphans) & set(slurm.run("squeue", "-h", "--array", "-o", "%i").stdout.split())
 
 
 def processor_s():
