@@ -62,7 +62,8 @@ class LocalCluster:
         return [
             pid
             for pid, command in naming(self.folder).items()
-            if set(arguments) <= set(command.split()) and entries <= set(environment_of(pid))
+            if set(arguments) <= {*command.split(), Path(command.partition(" ")[0]).name}
+            and entries <= set(environment_of(pid))
         ]
 
     def tl(self, *arguments: str, log: Path) -> subprocess.Popen[str]:

@@ -37,7 +37,7 @@ def test_one_process_writes_what_all_have_trained(tmp_path, tl):
     [
         (
             ["trainer.devices=4"],
-            "trainer.devices: 4 on each of 1 nodes is 4 processes, but torchrun started 2 -> start a process a device",
+            "trainer.devices: 4 times trainer.num_nodes=1 is 4 processes, but torchrun started 2 -> start a process a",
         ),
         (["-m", "seed=0,1"], "tl train -m: torchrun started 2 processes, and a sweep is one that starts others -> a"),
         (["executor=slurm"], "executor: slurm, which starts processes itself, under torchrun -> start it without"),

@@ -42,7 +42,7 @@ def test_ranks_are_read_from_the_variables_of_torchrun(tiny, variables):
 )
 def test_another_number_of_processes_than_the_trainer_wants(tiny, variables, given, started):
     variables(given)
-    what = rf"trainer.devices: 2 on each of 1 nodes, which is 2 processes, but {started} -> torchrun"
+    what = rf"trainer.devices: 2 times trainer.num_nodes=1 is 2 processes, but {started} -> torchrun"
     with pytest.raises(ConfigError, match=what):
         run(tiny("trainer=ddp"))
 

@@ -59,20 +59,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _overview(folder: Path, entries: Sequence[Entry], lines: int) -> str:
-    from tl_experiments.sweeps.survey import common, name_of
+    from tl_experiments.sweeps.survey import common, name_of, survey
 
     shared = common(entries)
     logs: dict[str, Entry] = {}
     for entry in entries:
         if entry.log and (folder / entry.log).is_file():
             logs.setdefault(entry.log, entry)
-    failed = {log: entry for log, entry in logs.items() if entry.state in _FAILED}
+    now = {row.entry.id: row.now for row in survey(folder).rows}  # no command may have entered it yet
+    failed = {log: entry for log, entry in logs.items() if now[entry.id].state in _FAILED}
     if not failed:
         listed = [f"{plain(str(folder / log))}  {plain(name_of(entry, shared))}" for log, entry in logs.items()]
         return "\n".join([*listed, "no job failed" if listed else f"no logs: {plain(str(folder))}", ""])
     parts = []
     for log, entry in list(failed.items())[:_MOST_LOGS]:
-        head = f"{name_of(entry, shared)}: {entry.state}: {entry.cause}: {folder / log}"
+        how = now[entry.id]
+        head = f"{name_of(entry, shared)}: {how.state}: {how.detail}: {folder / log}"
         parts += [plain(head), *(f"  {line}" for line in _last(folder / log, lines)), ""]
     if len(failed) > _MOST_LOGS:
         parts.append(f"and {len(failed) - _MOST_LOGS} more that failed: tl status {plain(str(folder))}")

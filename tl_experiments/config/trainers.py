@@ -145,11 +145,6 @@ class Ddp(_ManyDevices):
     name: Literal["ddp"]
     sync_batchnorm: bool
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        on_cpu = self.sync_batchnorm and self.accelerator == "cpu"
-        require(not on_cpu, "sync_batchnorm", "true on a CPU", "false, since torch synchronises GPUs only")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Fsdp(_ManyDevices):

@@ -7,10 +7,12 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tl_experiments.cache.locks import Holder, is_on_this_host
 from tl_experiments.errors import TrainingError, UserError
+from tl_experiments.records import RECORD_FILE
 from tl_experiments.sweeps.ledger import Ledger, Submitted
 from tl_experiments.sweeps.lock import (
     answer_cancel,
@@ -51,8 +53,9 @@ def cancel(folder: Path, which: Sequence[str], *, forget: bool) -> str:
         concerned = [task for task in ledger.tasks.values() if chosen is None or not chosen.isdisjoint(task.jobs)]
         if not concerned:
             return f"none of these jobs runs: {folder}"
+        left = _unfinished(folder, concerned)
         if _asked(folder, by, chosen):
-            return f"cancelled {_counted(concerned)}; {_again(folder)}"
+            return f"cancelled {_counted(left)}; {_again(folder)}"
     elif by is not None:
         if chosen is not None:
             fix = "tl cancel without --jobs ends the command; the same command goes on with what is not done"
@@ -94,11 +97,12 @@ def _cancel_tasks(folder: Path, which: Sequence[str], forget: bool) -> str:
         tasks = [task for task in ledger.tasks.values() if chosen is None or not chosen.isdisjoint(task.jobs)]
         if not tasks:
             return f"nothing runs: {folder}" if chosen is None else f"none of these jobs runs: {folder}"
+        left = _unfinished(folder, tasks)
         failures = _cancel_at_clusters(ledger, tasks, forget)
         ledger.write()
     if failures:
         raise failures[0]
-    return f"cancelled {_counted(tasks)}; {_again(folder)}"
+    return f"cancelled {_counted(left)}; {_again(folder)}" if left else f"nothing runs: {folder}"
 
 
 def _cancel_at_clusters(ledger: Ledger, tasks: Sequence[Submitted], forget: bool) -> list[UserError]:
@@ -132,6 +136,14 @@ def _chosen(ledger: Ledger, which: Sequence[str]) -> frozenset[str] | None:
             raise UserError(text, f"no job of {ledger.folder} fits", f"tl status {ledger.folder} --all shows them")
         found |= {entry.id for entry in fit}
     return frozenset(found) if which else None
+
+
+def _unfinished(folder: Path, tasks: Sequence[Submitted]) -> list[Submitted]:
+    """The tasks with the jobs that have no record yet; those that have none of these are left out."""
+    left = [
+        replace(task, jobs=[job for job in task.jobs if not (folder / job / RECORD_FILE).is_file()]) for task in tasks
+    ]
+    return [task for task in left if task.jobs]
 
 
 def _counted(tasks: Sequence[Submitted]) -> str:

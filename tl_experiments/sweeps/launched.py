@@ -78,7 +78,7 @@ class Launched:
         if trainer.world_size != self.world_size:
             raise ConfigError(
                 "trainer.devices",
-                f"{trainer.devices} on each of {trainer.num_nodes} nodes is {trainer.world_size} processes, but "
+                f"{trainer.devices} times trainer.num_nodes={trainer.num_nodes} is {trainer.world_size} processes, but "
                 f"{self.by} started {self.world_size}",
                 "start a process a device, or give another trainer.devices and trainer.num_nodes",
             )

@@ -78,7 +78,11 @@ def find(tokens: Collection[str], folder: Path) -> dict[str, str]:
 def refused(what: str) -> UserError:
     """The error for what sbatch says."""
     what = re.sub(r"sbatch: (error: )?|allocation failure: |Batch job submission failed: ", "", what)
+    if "configuration source" in what:
+        return UserError("executor=slurm", f"sbatch: {what}", "run it where SLURM is set up, or set SLURM_CONF")
     keys = [f"executor.{key}" for word, key in _KEYS.items() if word in what.lower()]
+    if "node configuration" in what:
+        keys = [f"executor.{key}" for key in ("cpus_per_task", "memory_gb", "gpus_per_node", "constraint")]
     return UserError("executor=slurm", f"sbatch: {what}", f"change {', '.join(keys) or 'options of executor'}")
 
 

@@ -173,7 +173,8 @@ def preview(jobs: Sequence[Job], folder: Path, choose: Choose | None = None) -> 
         DataError: If a dataset cannot be used as it stands.
     """
     planned = stages(jobs)
-    check_executor([job for job in jobs if not has_record(folder, job)])
+    if jobs[0].config.executor.name != "slurm":  # a plan may be asked for where SLURM is not
+        check_executor([job for job in jobs if not has_record(folder, job)])
     datasets = _check_data(jobs, folder)
     ledger = Ledger.open(folder)
     ledger.add("", [(job.id, job.overrides) for job in jobs])

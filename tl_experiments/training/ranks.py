@@ -173,7 +173,7 @@ def ranks_of(cfg: Trainer) -> Ranks:
     if world_size != cfg.world_size:
         raise ConfigError(
             "trainer.devices",
-            f"{cfg.devices} on each of {cfg.num_nodes} nodes, which is {cfg.world_size} processes, but "
+            f"{cfg.devices} times trainer.num_nodes={cfg.num_nodes} is {cfg.world_size} processes, but "
             f"{world_size} {'was' if world_size == 1 else 'were'} started",
             f"torchrun --nproc-per-node {cfg.devices} --nnodes {cfg.num_nodes}, or another trainer.devices",
         )
