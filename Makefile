@@ -42,7 +42,7 @@ check: setup  ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-BENCHMARKS := commands fused_heads penalty_path mix probe_sweep live_step job_overhead feature_cache memory_and_disk scaling solved_probe predict
+BENCHMARKS := commands fused_heads penalty_path mix probe_sweep live_step job_overhead feature_cache memory_and_disk scaling solved_probe predict several_devices
 
 bench: setup  ## run the reduced benchmarks on photos under $TL_SHARED_DATA and write docs/benchmarks.md
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

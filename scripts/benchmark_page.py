@@ -35,6 +35,7 @@ The peers are scripts in [benchmarks/peers/](../benchmarks/peers):
 | `sklearn_probe` | features encoded once, scikit-learn's `LogisticRegression` for each penalty, warm start |
 | `module_dict` | 64 heads in a `ModuleDict` on one forward pass, as DINOv2 evaluates probes |
 | `fastai_tune` | fastai's learner, frozen by layer groups |
+| `by_hand_ddp` | a PyTorch script for several processes: DistributedDataParallel, images in memory |
 | `plain_pass` | decode and encode every image once, keep nothing |
 
 `make bench` runs the reduced sets (small images, few repeats); the scripts without `--short` run the full ones. This

@@ -7,7 +7,9 @@ Each process takes its part of every batch; the first one scores.
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 
 import torch
 import torch.distributed as dist
@@ -31,6 +33,7 @@ def main() -> None:
     net, order = Net(work), Order(len(held["train"][1]), work["batch_size"])
     model = DistributedDataParallel(net) if world > 1 else net
     optimizer, curve = adamw(net.parameters(), learning_rate), []
+    ends = [time.perf_counter()]
 
     def scored(split: str) -> tuple[float, float]:
         return score(net, list(zip(*(one.split(EVAL_BATCH) for one in held[split]), strict=True)))  # type: ignore[arg-type]
@@ -46,8 +49,9 @@ def main() -> None:
         if rank == 0:
             net.eval()
             curve.append(scored("val")[0])
+        ends.append(time.perf_counter())
     if rank == 0:
-        tell([curve], [scored("test")[1]])
+        tell([curve], [scored("test")[1]], epoch_s=[end - start for start, end in itertools.pairwise(ends)])
     if world > 1:
         dist.destroy_process_group()
 

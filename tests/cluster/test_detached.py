@@ -24,6 +24,8 @@ from tl_experiments.sweeps.remote import work_remotely
 from tl_experiments.sweeps.sweep import run_sweep
 from tl_experiments.sweeps.tasks import Task
 
+pytestmark = pytest.mark.cluster
+
 ROOT = Path(__file__).parents[2]
 SLOW = ["freeze_strategy=full", "trainer.max_epochs=2000", "dataset.shots=5"]
 SHORT = ["freeze_strategy=full", "trainer.max_epochs=20", "dataset.shots=5"]

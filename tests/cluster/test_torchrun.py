@@ -10,6 +10,8 @@ import pytest
 from tests.conftest import TINY
 from tl_experiments.records import RunRecord
 
+pytestmark = pytest.mark.cluster
+
 DDP = ["trainer=ddp", "trainer.devices=2", "freeze_strategy=full"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "tl_experiments"]
 
