@@ -16,7 +16,6 @@ from tests.conftest import TINY
 from tests.sweeps import faulty
 from tests.sweeps.test_sweep import faulty_job, job, metrics
 from tl_experiments.sweeps import slurm_queue
-from tl_experiments.sweeps.slurm import Slurm
 from tl_experiments.sweeps.sweep import run_sweep
 
 pytestmark = pytest.mark.cluster
@@ -72,7 +71,7 @@ def test_every_death_is_named_and_the_others_end_as_on_this_machine(login, tiny,
     for entry, cause in zip(outcome.bad, kinds.values(), strict=True):
         assert (entry.state, entry.cause[: len(cause)]) == ("failed", cause)
     # the accounts say the same, should the queue have forgotten them
-    queued = Slurm()
+    queued = slurm_queue.Queue()
     ids = ",".join(sorted({str(number) for number in range(1, 200)}))
     said = login.run("sacct", "-n", "-P", "--format=JobID,State,ExitCode", f"--jobs={ids}").stdout
     accounts = slurm_queue.sacct_conditions(said)
