@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -129,34 +129,29 @@ def installed(signals: Iterable[int] = SIGNALS, *, at_once: bool = False) -> Ite
         _state.signals, _state.received, _state.at_once = (), None, False
 
 
-@contextmanager
-def postponed() -> Iterator[None]:
+def postponed() -> AbstractContextManager[None]:
     """In the body signals are only noted: it asks for them at its own safe points."""
-    before, _state.at_once = _state.at_once, False
-    try:
-        yield
-    finally:
-        _state.at_once = before
+    return _during("at_once", False)
 
 
-@contextmanager
-def patient() -> Iterator[None]:
+def patient() -> AbstractContextManager[None]:
     """In the body a second signal changes nothing: it must not be left half done."""
-    before, _state.insist = _state.insist, False
-    try:
-        yield
-    finally:
-        _state.insist = before
+    return _during("insist", False)
+
+
+def held(hold: bool = True) -> AbstractContextManager[None]:
+    """In the body ``check`` lets a first signal pass: others wait for what it does, and will end together with it."""
+    return _during("held", hold)
 
 
 @contextmanager
-def held(hold: bool = True) -> Iterator[None]:
-    """In the body ``check`` lets a first signal pass: others wait for what it does, and will end together with it."""
-    before, _state.held = _state.held, hold
+def _during(what: str, value: bool) -> Iterator[None]:
+    before = getattr(_state, what)
+    setattr(_state, what, value)
     try:
         yield
     finally:
-        _state.held = before
+        setattr(_state, what, before)
 
 
 def requested() -> int | None:

@@ -63,7 +63,7 @@ def test_a_good_end_counts_when_its_record_can_be_read(tmp_path, jobs):
 
 
 def test_a_record_that_never_shows_is_no_good_end(tmp_path, jobs, monkeypatch):
-    monkeypatch.setattr(clusters, "_RECORD_S", 0.0)
+    monkeypatch.setattr(clusters, "SHOWS_WITHIN_S", 0.0)
 
     def end(cluster):
         cluster.turn("0").send(("ended", 0, "ok", None, 1.5))
@@ -125,7 +125,7 @@ def test_what_a_task_wrote_may_show_late(tmp_path, jobs, monkeypatch):
 
 def test_no_job_is_to_blame_for_a_process_that_did_not_begin(tmp_path, jobs, monkeypatch):
     """Such as for a line of the setup: the jobs are not tried again in halves."""
-    monkeypatch.setattr(clusters, "_RECORD_S", 0.0)
+    monkeypatch.setattr(clusters, "SHOWS_WITHIN_S", 0.0)
     death = Condition("ended", "exit code 7 before it was done", log="cluster/submitit/0_0_log.err")
     seen = follow(Scripted(tmp_path, say("0", death)), [Task(tuple(jobs[:2]))])
     cause = f"its process did not begin: {death.detail}; see {death.log}; run it again"

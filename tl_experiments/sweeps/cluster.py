@@ -25,7 +25,6 @@ from tl_experiments.sweeps.tasks import Task
 logger = logging.getLogger(__name__)
 
 _TICK_S = 0.2  # between two looks whether a signal or a request came
-_RECORD_S = SHOWS_WITHIN_S
 _RESUME_POINT_S = 30.0  # that a task which was told to end may take for its resume point
 _LAST_LINES_S = 5.0  # that the last lines of a journal that shows may take after the cluster says that a task has ended
 
@@ -147,7 +146,7 @@ class _Followed:
             return False
         if self.over or not self.reports.left:
             return True
-        patience_s = _LAST_LINES_S if self.heard or self.outside else _RECORD_S
+        patience_s = _LAST_LINES_S if self.heard or self.outside else SHOWS_WITHIN_S
         if self.ended_at is None or time.monotonic() - self.ended_at < patience_s:
             return False
         return holder(lock_path(self.folder, self.reports.task.id)) is None
@@ -177,7 +176,7 @@ class _Followed:
             return
         if state == "ok" and not has_record(self.folder, self.reports.task.jobs[position]):
             self.held_since = self.held_since or time.monotonic()
-            if time.monotonic() - self.held_since < _RECORD_S:
+            if time.monotonic() - self.held_since < SHOWS_WITHIN_S:
                 self.held_back.append(line)
                 return
             state, cause = "interrupted", NO_RECORD
@@ -216,7 +215,6 @@ def run_on_cluster(
         Cancelled: Another command asked this one to end all of them.
         UserError: The cluster refuses the tasks.
     """
-    known = known if cluster.outlives else {}  # a command that was killed took its cluster with it
     with interrupt.postponed():
         followed = [_follow(task, known[task.id], folder) for task in tasks if task.id in known]
         try:

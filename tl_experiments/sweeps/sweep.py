@@ -173,7 +173,8 @@ def preview(jobs: Sequence[Job], folder: Path, choose: Choose | None = None) -> 
         DataError: If a dataset cannot be used as it stands.
     """
     planned = stages(jobs)
-    if jobs[0].config.executor.name != "slurm":  # a plan may be asked for where SLURM is not
+    here = jobs[0].config.executor.name == "local"
+    if here:  # a plan may be asked for where a cluster is not
         check_executor([job for job in jobs if not has_record(folder, job)])
     datasets = _check_data(jobs, folder)
     ledger = Ledger.open(folder)
@@ -188,7 +189,7 @@ def preview(jobs: Sequence[Job], folder: Path, choose: Choose | None = None) -> 
     tasks = _tasks(jobs, todo, ledger)
     where = _slots(tasks, ledger)
     book = _book(todo[0].config, where)
-    if jobs[0].config.executor.name == "local":  # this machine's prices are not a cluster's
+    if here:  # this machine's prices are not a cluster's
         complete(book, unpriced(tasks, book), undecoded(tasks, book), where)
     plan = make_plan(tasks, datasets, book, len(where.devices))
     text = f"{folder}: {_counts(wanted, todo, tasks)}, {_describe(where)}\n{table(plan)}"
